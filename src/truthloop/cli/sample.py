@@ -1,0 +1,38 @@
+"""`truthloop sample`."""
+
+from typing import Annotated
+
+import typer
+
+from truthloop.cli.options import Debug, Json, open_workspace
+from truthloop.cli.screen import console
+
+
+def make_sample(
+    images: Annotated[
+        int, typer.Option("--images", metavar="N", min=1, help="How many images to make up.")
+    ] = 2000,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="The same seed makes the same data.")
+    ] = 0,
+    if_empty: Annotated[
+        bool,
+        typer.Option(
+            "--if-empty", help="Leave what is there as it is; a sample that was cut short is made to its end."
+        ),
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Fill a workspace with made-up data in the shape of a real export, with all of its faults.
+
+    Makes the workspace where there is none. It is labelled synthetic wherever its figures are shown.
+    """
+    from truthloop.cli.load import answer, progress_bar
+
+    with open_workspace(create=True) as workspace, progress_bar() as progress:
+        report = workspace.sample(images=images, seed=seed, if_empty=if_empty, progress=progress)
+    if report.items or as_json:
+        answer(report, as_json=as_json)
+    else:
+        console().print("The workspace has documents already; no sample was made.")

@@ -1,0 +1,100 @@
+"""What the commands share in writing to the terminal: consoles, JSON, counts and fractions."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves a closed pipe to `main`, which ends quietly; Rich itself would exit with 1."""
+        raise BrokenPipeError
+
+
+# Where nobody's screen sets a limit, no line is broken: a table is as wide as what it holds.
+UNBROKEN = 100_000
+
+
+def console() -> Console:
+    """The standard output: what the command answers. Plain and unbroken where it isn't a terminal."""
+    is_terminal = sys.stdout.isatty()
+    return _Console(highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else UNBROKEN)
+
+
+def messages() -> Console:
+    """The standard error: progress, hints and errors, so that an answer can be piped on."""
+    sys.stdout.flush()  # what was written before is shown before, also where both go to one file
+    is_terminal = sys.stderr.isatty()
+    return _Console(
+        highlight=False, stderr=True, soft_wrap=not is_terminal, width=None if is_terminal else UNBROKEN
+    )
+
+
+def write(text: str) -> None:
+    """One line to the standard output, as it is."""
+    sys.stdout.write(text + "\n")
+
+
+def write_json(answer: "BaseModel | Mapping[str, Any]", *, one_line: bool = False) -> None:
+    """An answer as JSON: indented, or on one line where many follow each other."""
+    if not isinstance(answer, dict):
+        answer = answer.model_dump(mode="json")  # type: ignore[union-attr]
+    write(json.dumps(answer, ensure_ascii=False, indent=None if one_line else 2))
+    if one_line:
+        sys.stdout.flush()  # the next line may be long in coming, and somebody reads along
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Says what is being waited for, on a terminal, for as long as it lasts."""
+    with messages().status(text):
+        yield
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[int], None]]:
+    """Says, on a terminal, how many images have been counted, where it comes to counting them all."""
+    with messages().status("Counting ...") as shown:
+        yield lambda number: shown.update(f"Counting ... {number_of(number, 'image')}")
+
+
+def count(number: int) -> str:
+    """A number of things, as people read it.
+
+    >>> count(2443)
+    '2,443'
+    """
+    return f"{number:,}"
+
+
+def number_of(number: int, what: str) -> str:
+    """So many of something, in words.
+
+    >>> number_of(1, "image"), number_of(2443, "image")
+    ('1 image', '2,443 images')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction for people; says neither 0 nor 100 where a few are left.
+
+    >>> [percent(value) for value in (None, 0, 0.0001, 0.86, 0.9999, 1)]
+    ['–', '0.0 %', '<0.1 %', '86.0 %', '>99.9 %', '100.0 %']
+    """
+    if fraction is None:
+        return "–"
+    if 0 < fraction < 0.0005:
+        return "<0.1 %"
+    if 0.9995 <= fraction < 1:
+        return ">99.9 %"
+    return f"{100 * fraction:.1f} %"

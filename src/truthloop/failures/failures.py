@@ -1,0 +1,162 @@
+"""Where the model was wrong: on the images that are asked for, or on all of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from truthloop.errors import NotFound
+from truthloop.failures.against import Image, Version, against
+from truthloop.failures.documents import EdgesAnswer, FailureItem, FailuresState, ImageFailures
+from truthloop.failures.kinds import Edges, Item, Kind
+from truthloop.failures.read import read_images
+from truthloop.failures.selection import Selection, check_iou
+from truthloop.monitor.read import is_image_id
+from truthloop.monitor.recount import ranges
+from truthloop.store.connection import Store
+
+# Images compared at once: enough that a batch costs little more than its boxes, and few enough for a query.
+BATCH = 10_000
+# An error names so many ids at most.
+_NAMED = 5
+# The collections whose documents are read; a range has a bounded number of each.
+_READ = (("metadata", "image_id"), ("bbox.model", "image_id"), ("bbox.human_annotation", "image_id"))
+# What `all_failures` leaves out unless it is asked for: it is no failure.
+FAILURES = frozenset(Kind) - {Kind.MATCH}
+
+
+def failures(
+    store: Store, image_ids: Sequence[str], *, selection: Selection | None = None, min_iou: float = 0.0
+) -> list[ImageFailures]:
+    """Each prediction of each model version against the annotations that the dataset's rule takes.
+
+    Args:
+        store: the workspace.
+        image_ids: which images, in any order; one that is named twice is answered twice.
+        selection: which items; all by default, matches too.
+        min_iou: in [0, 1]; boxes whose IoU is lower aren't paired at all.
+
+    Returns:
+        One answer an id, in the order given.
+
+    Raises:
+        NotFound: an id isn't in `metadata`.
+        InputRefused: `min_iou` isn't in [0, 1].
+    """
+    check_iou("min_iou", min_iou)
+    wanted = list(dict.fromkeys(image_id for image_id in image_ids if _can_be_id(image_id)))
+    answers: dict[str, ImageFailures] = {}
+    for start in range(0, len(wanted), BATCH):
+        documents = read_images(store, {"$in": wanted[start : start + BATCH]})
+        for image in against(documents, min_iou=min_iou):
+            answers[image.image_id] = answer(image, selection or Selection())
+    if unknown := [image_id for image_id in dict.fromkeys(image_ids) if image_id not in answers]:
+        named = ", ".join(image_id[:100] for image_id in unknown[:_NAMED])
+        more = f" and {len(unknown) - _NAMED:,} more" if len(unknown) > _NAMED else ""
+        raise NotFound(
+            f"{named}{more}: no such image in metadata. `truthloop images --state processed` lists images."
+        )
+    return [answers[image_id] for image_id in image_ids]
+
+
+def all_failures(
+    store: Store,
+    *,
+    selection: Selection | None = None,
+    min_iou: float = 0.0,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[ImageFailures]:
+    """The failures of the whole workspace, image by image in the order of their ids; memory stays flat.
+
+    Each image is read at one moment; a later one may be read at a later moment.
+
+    Args:
+        store: the workspace.
+        selection: which items; all but matches, unless it names kinds.
+        min_iou: in [0, 1]; boxes whose IoU is lower aren't paired at all.
+        progress: called with the number of images looked at.
+
+    Returns:
+        The annotated images with such an item. If the selection names nothing, also those with a box or document
+        that can't be compared, whatever their state.
+
+    Raises:
+        InputRefused: `min_iou` isn't in [0, 1].
+    """
+    check_iou("min_iou", min_iou)
+    asked = selection or Selection()
+    chosen = asked if asked.kinds else _with_kinds(asked)
+    return _all(store, asked, chosen, min_iou, progress)
+
+
+def _all(
+    store: Store,
+    asked: Selection,
+    chosen: Selection,
+    min_iou: float,
+    progress: Callable[[int], None] | None,
+) -> Iterator[ImageFailures]:
+    for image in all_images(store, min_iou=min_iou, progress=progress):
+        found = answer(image, chosen)
+        if found.items or (asked.takes_all and found.invalid):
+            yield found
+
+
+def _with_kinds(selection: Selection) -> Selection:
+    return Selection(
+        model_versions=selection.model_versions,
+        kinds=FAILURES,
+        sizes=selection.sizes,
+        iou_at_least=selection.iou_at_least,
+        iou_below=selection.iou_below,
+    )
+
+
+def all_images(
+    store: Store, *, min_iou: float = 0.0, progress: Callable[[int], None] | None = None
+) -> Iterator[Image]:
+    """Every image of `metadata`, compared, in the order of their ids."""
+    seen = 0
+    with store.errors():
+        for which in ranges(store, _READ):
+            documents = read_images(store, which)
+            for start in range(0, len(documents), BATCH):
+                yield from against(documents[start : start + BATCH], min_iou=min_iou)
+            seen += len(documents)
+            if progress is not None:
+                progress(seen)
+
+
+def answer(image: Image, selection: Selection) -> ImageFailures:
+    """What is said of an image, with the items that are wanted."""
+    items = None
+    if image.state is FailuresState.ANNOTATED:
+        items = [
+            _item(item, version, image.task_version or "")
+            for version in image.versions
+            if selection.takes_version(version.model_version)
+            for item in version.compared.items
+            if selection.takes(item)
+        ]
+    return ImageFailures(image_id=image.image_id, state=image.state, items=items, invalid=list(image.invalid))
+
+
+def _item(item: Item, version: Version, task_version: str) -> FailureItem:
+    return FailureItem(
+        image_id=item.image_id,
+        predicted=_edges(item.predicted),
+        annotated=_edges(item.annotated),
+        delta=_edges(item.delta),
+        model_version=version.model_version,
+        task_version=task_version,
+        iou=item.iou,
+        kind=item.kind,
+    )
+
+
+def _edges(edges: Edges | None) -> EdgesAnswer | None:
+    return None if edges is None else EdgesAnswer(**edges.document())
+
+
+def _can_be_id(text: str) -> bool:
+    try:
+        return is_image_id(text)
+    except UnicodeEncodeError:  # bytes of a command line that are no text
+        return False

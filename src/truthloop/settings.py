@@ -1,0 +1,165 @@
+"""Every setting, from the environment or the workspace's `truthloop.toml`, with its default."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from truthloop.errors import SettingRefused
+
+PREFIX = "TRUTHLOOP_"
+FILE_NAME = "truthloop.toml"
+
+
+class Settings(BaseSettings):
+    """What a process of Truthloop is told from outside; built once by `load_settings` and passed in.
+
+    The environment wins over the file. In the file the names are in lower case, without the prefix:
+    `TRUTHLOOP_MONGODB_URI` is `mongodb_uri`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(
+        description="The workspace folder. Default: `.truthloop` in the current folder or in the nearest "
+        "parent folder that has one."
+    )
+    mongodb_uri: SecretStr | None = Field(
+        default=None,
+        description="A MongoDB replica set or sharded cluster to use instead of the embedded one.",
+    )
+    database: str = Field(
+        default="truthloop",
+        min_length=1,
+        max_length=38,  # MongoDB's own limit is 63 bytes on a sharded cluster and in Atlas 38
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="The name of the MongoDB database that is the workspace.",
+    )
+    mongod_idle_seconds: float = Field(
+        default=60.0,
+        ge=1.0,
+        le=86_400.0,
+        description="How long the embedded MongoDB stays up after its last user has gone.",
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="The address that `truthloop up` listens on; beyond loopback only with TRUTHLOOP_TOKEN.",
+    )
+    port: int = Field(default=8080, ge=1, le=65_535, description="The port that `truthloop up` listens on.")
+    public_url: str | None = Field(
+        default=None, description="The address by which people reach the service, used in links and as Host."
+    )
+    token: SecretStr | None = Field(
+        default=None,
+        description="The bearer token that requests must carry, 32 characters or more. Default: one that "
+        "`truthloop up` makes and keeps in the workspace folder.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severity that is logged."
+    )
+
+    @field_validator("token")
+    @classmethod
+    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and len(token.get_secret_value()) < 32:
+            raise ValueError("must have 32 characters or more")
+        return token
+
+    @field_validator("mongodb_uri")
+    @classmethod
+    def _is_mongodb(cls, uri: SecretStr | None) -> SecretStr | None:
+        if uri is not None and not uri.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("must begin with mongodb:// or mongodb+srv://")
+        return uri
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+            raise ValueError("must be an http:// or https:// address")
+        return url.rstrip("/") if url else None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment first, then what `load_settings` read from the file."""
+        return env_settings, init_settings
+
+
+def find_home(start: Path) -> Path:
+    """The workspace folder for a process that works in `start`: found as git finds its own.
+
+    `.truthloop` in `start` or in its nearest parent that has one, else the one that would be made in `start`.
+    """
+    for folder in (start, *start.parents):
+        if (folder / ".truthloop").is_dir():
+            return folder / ".truthloop"
+    return start / ".truthloop"
+
+
+def load_settings(home: Path | str | None = None) -> Settings:
+    """Reads the settings of this process.
+
+    Args:
+        home: the workspace folder; wins over TRUTHLOOP_HOME.
+
+    Raises:
+        SettingRefused: a value isn't allowed, a name is unknown, or the file is no TOML.
+    """
+    chosen = home or os.environ.get(f"{PREFIX}HOME")
+    folder = Path(chosen).expanduser().absolute() if chosen else find_home(Path.cwd())
+    values = _read_file(folder / FILE_NAME)
+    try:
+        # TRUTHLOOP_HOME itself may be relative; `folder` is what it means.
+        return Settings(**values, home=folder).model_copy(update={"home": folder})
+    except ValidationError as error:
+        raise SettingRefused(_explain(error, folder / FILE_NAME, values)) from None
+
+
+def origin(name: str, settings: Settings) -> str:
+    """Where a setting's value came from: its variable, the file, or `default`."""
+    if f"{PREFIX}{name.upper()}" in os.environ:
+        return f"{PREFIX}{name.upper()}"
+    if name in _read_file(settings.home / FILE_NAME):
+        return str(settings.home / FILE_NAME)
+    return "default"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingRefused(f"{path} is not valid TOML ({error}). Correct it, or remove the file.") from None
+    except OSError as error:
+        raise SettingRefused(f"{path} can't be read: {error.strerror}. Make it readable.") from None
+    if "home" in values:
+        raise SettingRefused(f"{path} sets home, which is the folder that it lies in. Remove that line.")
+    return values
+
+
+def _explain(error: ValidationError, path: Path, values: dict[str, Any]) -> str:
+    lines = []
+    for fault in error.errors():
+        name = str(fault["loc"][0])
+        variable = f"{PREFIX}{name.upper()}"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{path} has {name}, which is no setting. Remove it; `truthloop settings` lists all.")
+        else:
+            place = variable if variable in os.environ else f"{name} in {path}" if name in values else variable
+            shown = "(hidden)" if name in ("token", "mongodb_uri") else repr(fault["input"])
+            lines.append(f"{place} is {shown}: {message[0].lower()}{message[1:]}.")
+    return " ".join(lines)

@@ -1,0 +1,284 @@
+"""The way to MongoDB: one `Store` a process, from the embedded server or from TRUTHLOOP_MONGODB_URI."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Self, TypeGuard, TypeVar
+
+from bson.errors import BSONError
+from pymongo import MongoClient
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+from pymongo.monitoring import (
+    ServerHeartbeatFailedEvent,
+    ServerHeartbeatListener,
+    ServerHeartbeatStartedEvent,
+    ServerHeartbeatSucceededEvent,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from truthloop.errors import (
+    DatabaseRefused,
+    DatabaseUnavailable,
+    DiskFull,
+    SettingRefused,
+    TruthloopError,
+    WorkspaceNotFound,
+)
+from truthloop.settings import Settings
+from truthloop.store import embedded, migrations
+from truthloop.store.supervisor import MIN_FREE_BYTES
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+# MongoDB 6.0, the first with the pre-images that tell which image a deleted document belonged to.
+OLDEST_WIRE_VERSION = 17
+# A commit that takes longer than this is retried; the server ends a transaction after 60 s.
+MAX_COMMIT_MS = 30_000
+# How long an operation waits for a server: an election or a restart of the embedded server takes a few seconds.
+SELECTION_MS = 10_000
+
+
+class Store:
+    """The workspace's database, with the embedded server held up for as long as it is open.
+
+    Safe to share between threads. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, settings: Settings, uri: str, use: embedded.Use | None) -> None:
+        self.settings = settings
+        self._use = use
+        self._uri = uri
+        self._keeper = _KeepsServerUp(self._revive)
+        self._reconnecting = threading.Lock()
+        self._connect()
+
+    @property
+    def embedded_uri(self) -> str | None:
+        """The embedded server's address, for other programs of this machine's user; None for another server."""
+        return self._uri if self._use is not None else None
+
+    def _connect(self) -> None:
+        self.client: MongoClient[Document] = MongoClient(
+            self._uri,
+            appname="truthloop",
+            tz_aware=True,
+            # What other systems wrote need not be what Python can hold; it must not stop those who read it.
+            datetime_conversion="DATETIME_AUTO",
+            unicode_decode_error_handler="replace",
+            serverSelectionTimeoutMS=SELECTION_MS,
+            # What is promised here stands on these, so an address can't weaken them.
+            readPreference="primary",
+            retryReads=True,
+            retryWrites=True,
+            w="majority",
+            event_listeners=[self._keeper] if self._use is not None else [],
+        )
+        self.database: Database[Document] = self.client[self.settings.database]
+
+    def _revive(self) -> None:
+        assert self._use is not None
+        if self._use.revive():
+            self._reconnect()
+
+    def _reconnect(self) -> None:
+        """Takes up the server's address where it has changed, as after its socket's folder was removed."""
+        assert self._use is not None
+        with self._reconnecting:
+            if self._use.uri != self._uri:
+                old, self._uri = self.client, self._use.uri
+                self._connect()
+                old.close()
+
+    def __getitem__(self, name: str) -> Collection[Document]:
+        """The collection of that name."""
+        return self.database[name]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connections and lets go of the embedded server; twice does no harm."""
+        self.client.close()
+        if self._use is not None:
+            self._use.release()
+
+    def transaction(self, work: Callable[[ClientSession], T]) -> T:
+        """Runs `work` in one transaction: all of its writes, or none.
+
+        Args:
+            work: gets the session, which each of its operations must carry. It may run more than once, so it
+                touches nothing but the database.
+
+        Raises:
+            DatabaseUnavailable, DatabaseRefused, DiskFull: as `errors`.
+        """
+        with self.errors(), self.client.start_session() as session:
+            return session.with_transaction(
+                work,
+                read_concern=ReadConcern("snapshot"),
+                write_concern=WriteConcern("majority"),
+                max_commit_time_ms=MAX_COMMIT_MS,
+            )
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns PyMongo's errors into ours; stands around each place that calls PyMongo.
+
+        Raises:
+            DatabaseUnavailable: no server answers, or it went away in the middle.
+            DatabaseRefused: the server says no, or a document can't be written or read.
+            DiskFull: the server has no room left.
+        """
+        try:
+            yield
+        except (PyMongoError, BSONError) as error:
+            if self._use is not None and isinstance(error, ConnectionFailure):
+                self._use.ensure()  # raises what really is wrong with the server, such as a full disk
+                self._reconnect()
+                raise DatabaseUnavailable(
+                    "The embedded MongoDB had gone away; it runs again now. Try again."
+                ) from error
+            raise translated(error, self.settings) from error
+
+
+def connect(settings: Settings, *, create: bool) -> Store:
+    """Opens the workspace's database and brings its collections and indexes up to date.
+
+    Args:
+        settings: which server, which database, which folder.
+        create: whether a workspace that isn't there yet is made.
+
+    Raises:
+        WorkspaceNotFound: there is none and `create` is false.
+        SettingRefused: TRUTHLOOP_MONGODB_URI can't be understood.
+        DatabaseUnavailable, DatabaseRefused, EmbeddedServerFailed, DiskFull: as their texts say.
+    """
+    if settings.mongodb_uri is not None:
+        return _connect_to(settings.mongodb_uri.get_secret_value(), settings, None, create=create)
+    if not create and not (settings.home / "mongodb").is_dir():
+        raise WorkspaceNotFound(
+            f"There is no workspace at {settings.home}. Make one with `truthloop load PATH` or "
+            "`truthloop sample`, or name another folder in TRUTHLOOP_HOME."
+        )
+    use = embedded.use(settings.home, idle_seconds=settings.mongod_idle_seconds)
+    try:
+        return _connect_to(use.uri, settings, use, create=True)
+    except BaseException:
+        use.release()
+        raise
+
+
+def _connect_to(uri: str, settings: Settings, use: embedded.Use | None, *, create: bool) -> Store:
+    try:
+        store = Store(settings, uri, use)
+    except (InvalidURI, ConfigurationError, ValueError) as error:
+        raise SettingRefused(f"TRUTHLOOP_MONGODB_URI can't be used: {error}.") from error
+    try:
+        _check_topology(store.client.admin.command("hello"))
+        if not create and not migrations.are_there(store.database):
+            raise WorkspaceNotFound(
+                f"The database {settings.database} is no workspace yet. Make one with `truthloop load PATH` "
+                "or `truthloop sample`, or name another in TRUTHLOOP_DATABASE."
+            )
+        migrations.migrate(store.database)
+    except PyMongoError as error:
+        store.client.close()
+        if isinstance(error, ConfigurationError):  # found only on connecting, as with a name that DNS lacks
+            raise SettingRefused(f"TRUTHLOOP_MONGODB_URI can't be used: {error}.") from error
+        raise translated(error, settings) from error
+    except TruthloopError:
+        store.client.close()
+        raise
+    return store
+
+
+def _check_topology(hello: Document) -> None:
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise DatabaseRefused(
+            "TRUTHLOOP_MONGODB_URI is a standalone MongoDB, which has neither transactions nor change streams. "
+            "Start it with --replSet NAME and run rs.initiate() once, or leave the variable out to use the "
+            "embedded server."
+        )
+    if hello["maxWireVersion"] < OLDEST_WIRE_VERSION:
+        raise DatabaseRefused(
+            "TRUTHLOOP_MONGODB_URI is a MongoDB older than 6.0, which doesn't tell what was deleted. "
+            "Use 6.0 or newer."
+        )
+
+
+def translated(error: PyMongoError | BSONError, settings: Settings) -> TruthloopError:
+    """Our error for one of PyMongo's, with what the user can do."""
+    where = "TRUTHLOOP_MONGODB_URI" if settings.mongodb_uri is not None else "the embedded MongoDB"
+    # Behind these PyMongo shows its own state and the whole answer, which help nobody who reads one line.
+    said = error.details["writeErrors"][0]["errmsg"] if _has_write_errors(error) else str(error)
+    text = said.split(", full error:")[0].split(" (configured timeouts")[0].split(", Timeout:")[0]
+    if getattr(error, "code", None) == 14031 or "No space left on device" in text:
+        return DiskFull(f"No room is left for the data of {where}. Free some space, then try again.")
+    if isinstance(error, ServerSelectionTimeoutError | ConnectionFailure):
+        if (
+            settings.mongodb_uri is None
+            and settings.home.is_dir()
+            and shutil.disk_usage(settings.home).free < MIN_FREE_BYTES
+        ):
+            return DiskFull(f"The disk of {settings.home} is full. Free some space, then try again.")
+        hint = (
+            "Check that it runs and can be reached from here"
+            if settings.mongodb_uri is not None
+            else "`truthloop doctor` says what is wrong with it"
+        )
+        return DatabaseUnavailable(f"No answer from {where} ({text[:300]}). {hint}, then try again.")
+    if isinstance(error, OperationFailure) and error.code in (18, 8000):
+        return DatabaseRefused(f"{where} refuses the user or the password. Correct them in the address.")
+    if isinstance(error, OperationFailure) and error.code == 13:
+        return DatabaseRefused(
+            f"The user of {where} lacks a right: {text[:300]}. Grant it readWrite and dbAdmin on the database "
+            f"{settings.database}."
+        )
+    return DatabaseRefused(f"{where} answered with an error: {text[:500]}.")
+
+
+def _has_write_errors(error: PyMongoError | BSONError) -> TypeGuard[BulkWriteError]:
+    return isinstance(error, BulkWriteError) and bool(error.details.get("writeErrors"))
+
+
+class _KeepsServerUp(ServerHeartbeatListener):
+    """Starts the embedded server again when a long-lived process finds it gone."""
+
+    def __init__(self, revive: Callable[[], None]) -> None:
+        self._revive = revive
+        self._busy = threading.Lock()
+
+    def started(self, event: ServerHeartbeatStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: ServerHeartbeatSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: ServerHeartbeatFailedEvent) -> None:  # noqa: ARG002
+        # On a thread of its own: PyMongo's monitor must go on looking while the server comes up.
+        if self._busy.acquire(blocking=False):
+            threading.Thread(target=self._run, name="truthloop-mongod", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            with suppress(TruthloopError):  # the operation that waits for the server reports what is wrong
+                self._revive()
+        finally:
+            self._busy.release()

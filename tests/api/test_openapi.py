@@ -1,0 +1,139 @@
+"""The OpenAPI document is complete, and the application does what it says."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import jsonschema
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis.errors import Unsatisfiable
+
+from api.service import BEARER, TOKEN, served
+from events.log import write
+from truthloop.api.app import create_app
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+def document(app) -> dict:
+    return app.openapi()
+
+
+def operations(document: dict) -> Iterator[tuple[str, dict]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def resolved(document: dict, schema: dict) -> dict:
+    """The schema as one that jsonschema can read by itself."""
+    return {**schema, "components": document["components"]}
+
+
+def test_every_operation_and_parameter_says_what_it_is_and_has_an_example(document):
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], (name, parameter["name"])
+            assert parameter["schema"].get("examples") or parameter.get("examples"), (name, parameter["name"])
+
+
+def test_every_field_is_described_or_named_by_its_type(document):
+    for name, schema in document["components"]["schemas"].items():
+        assert schema.get("description"), name
+
+
+def test_every_answer_has_an_example_that_is_true_to_its_schema(document):
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            for media_type, content in response["content"].items():
+                schema = resolved(document, content["schema"])
+                examples = [content["example"]] if "example" in content else []
+                examples += [example["value"] for example in content.get("examples", {}).values()]
+                if not examples:  # every field of the answer brings its own
+                    reference = content["schema"]["$ref"].rpartition("/")[2]
+                    fields = document["components"]["schemas"][reference]["properties"]
+                    examples = [{field: schema["examples"][0] for field, schema in fields.items()}]
+                for example in examples:
+                    jsonschema.validate(example, schema)
+                assert (media_type == PROBLEM) == (int(status) >= 400), (name, status)
+
+
+def test_examples_of_success_leave_out_no_field(document):
+    for name, operation in operations(document):
+        content = operation["responses"]["200"]["content"].get("application/json", {})
+        if "example" in content:
+            schema = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+            assert content["example"].keys() == schema["properties"].keys(), name
+
+
+def test_every_operation_under_api_needs_the_token_and_says_so(document):
+    for name, operation in operations(document):
+        assert ("401" in operation["responses"]) == ("/api/" in name), name
+        assert ("security" in operation) == ("/api/" in name), name
+
+
+def test_fastapis_own_form_of_errors_is_nowhere_in_the_document(document):
+    assert "HTTPValidationError" not in str(document)
+
+
+def test_the_document_names_nothing_from_elsewhere(client):
+    for page in ("/docs", "/", "/docs/errors"):
+        text = client.get(page).text
+        assert "cdn" not in text
+        assert "https://" not in text
+        assert "http://" not in text
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+def test_whatever_is_asked_the_answer_is_one_that_the_document_promises(workspace, settings, signed_in):
+    """Schemathesis: generated requests, right and wrong ones, for every operation that ends."""
+    write(workspace.store, "a")
+    workspace.store["metadata"].insert_one({"image_id": "a", "capture_timestamp": 1})
+    workspace.status(catch_up=True)
+    # Nobody follows in this test: what is asked catches up by itself.
+    status, images = workspace.status, workspace.images
+    workspace.status = lambda **request: status(**request | {"catch_up": True})
+    workspace.images = lambda state, **request: images(state, **request | {"catch_up": True})
+    tried = set()
+    with served(create_app(workspace, token=TOKEN, settings=settings)) as address:
+        schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
+        for result in schema.exclude(path="/api/v1/events/stream").get_all_operations():
+            operation = result.ok()
+            tried.add(operation.path)
+            for mode in schemathesis.GenerationMode:
+                with suppress(Unsatisfiable):  # an operation without parameters takes nothing wrong
+                    ask(operation.as_strategy(generation_mode=mode), BEARER if signed_in else {})
+    assert tried == {
+        "/api/v1/status",
+        "/api/v1/images",
+        "/api/v1/images/{image_id}/failures",
+        "/api/v1/images/{image_id}/why",
+        "/api/v1/datasets",
+        "/api/v1/datasets/{version}",
+        "/api/v1/events",
+        "/healthz",
+        "/readyz",
+    }
+
+
+def ask(cases, headers: dict[str, str]) -> None:
+    """Sends some of the cases; each answer must be as the document says."""
+
+    @hypothesis_settings(
+        max_examples=25,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def check(case) -> None:
+        case.call_and_validate(headers=headers)
+
+    check()

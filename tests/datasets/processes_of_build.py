@@ -1,0 +1,65 @@
+"""What the tests of builds need of other processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+# A process that builds with the settings of its environment and short leases, and dies or stands still at a phase.
+BUILD = """
+import os, signal, sys
+from truthloop.datasets import build as module
+from truthloop.settings import load_settings
+from truthloop.store.connection import connect
+
+phase, sign = sys.argv[1], sys.argv[2]
+module.LEASE_SECONDS, module.BEAT_SECONDS = 1.0, 0.2
+
+def reached(at):
+    print(at, flush=True)
+    if at == phase:
+        os.kill(os.getpid(), getattr(signal, sign))
+
+with connect(load_settings(), create=False) as store:
+    module.build(store, reached=reached)
+    print("done", flush=True)
+"""
+
+PHASES = ("recorded", "stored", "written", "reported", "swapped", "built")
+
+
+def start_build(phase: str = "", sign: str = "SIGKILL") -> "subprocess.Popen[str]":
+    """Starts a build that sends itself a signal when it reaches a phase."""
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, phase, sign],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ.copy(),
+    )
+
+
+def wait_for(process: "subprocess.Popen[str]", line: str) -> None:
+    """Waits until the process has printed a line."""
+    assert process.stdout is not None
+    for found in process.stdout:
+        if found.strip() == line:
+            return
+    assert process.stderr is not None
+    raise AssertionError(process.stderr.read())
+
+
+def killed(process: "subprocess.Popen[str]") -> bool:
+    """Waits for its end; whether it was SIGKILL."""
+    process.communicate(timeout=120)
+    return process.returncode == -signal.SIGKILL
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+    """Returns when the condition holds; fails if it doesn't in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.005)

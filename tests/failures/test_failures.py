@@ -1,0 +1,176 @@
+"""The stage on a real MongoDB."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from truthloop.errors import InputRefused, NotFound
+from truthloop.failures import failures as stage
+from truthloop.failures.documents import ImageFailures
+from truthloop.failures.failures import all_failures, failures
+from truthloop.failures.kinds import Kind
+from truthloop.failures.selection import Selection
+from truthloop.ingest.load import load
+from truthloop.store.connection import Store
+
+THE_BRIEFS = (
+    "4a25a2ab002137dac4fe3e09ba91c349",
+    "24982f38d2d732ef367638a175d72eae",
+    "88d081d7b18e1c5c9170dd4787c765db",
+    "dbb4dfe40a50640e59f928dc386c0fb2",
+)
+FACE = {"left": 0.2, "top": 0.2, "right": 0.4, "bottom": 0.4}
+FAR = {"left": 0.8, "top": 0.8, "right": 0.9, "bottom": 0.9}
+SWAPPED = {"left": 0.4, "top": 0.2, "right": 0.2, "bottom": 0.4}
+
+
+def write(store: Store, image_id: Any, *, predicted: list[Any] | None = None, annotated: Any = ...) -> None:
+    store["metadata"].insert_one({"image_id": image_id, "capture_timestamp": 1})
+    if predicted is not None:
+        store["bbox.model"].insert_one({"image_id": image_id, "model_version": "1.0.0", "bboxes": predicted})
+    if annotated is not ...:
+        store["bbox.human_annotation"].insert_one(
+            {"image_id": image_id, "bbox": annotated, "annotator": "x", "task_version": "1.0.0", "timestamp": 1}
+        )
+
+
+def loaded(store: Store, folder: Path, tmp_path: Path) -> Store:
+    load(store, [folder], rejects_folder=tmp_path)
+    return store
+
+
+def kinds(answer: ImageFailures) -> list[str] | None:
+    return None if answer.items is None else [str(item.kind) for item in answer.items]
+
+
+def test_the_brief_s_four_images(store: Store, face_slice: Path, tmp_path: Path) -> None:
+    answers = failures(loaded(store, face_slice, tmp_path), THE_BRIEFS)
+
+    assert [(answer.image_id, answer.state, kinds(answer)) for answer in answers] == [
+        (THE_BRIEFS[0], "annotated", ["misplaced", "unrelated"]),
+        (THE_BRIEFS[1], "annotated", ["match"]),
+        (THE_BRIEFS[2], "not_annotated", None),
+        (THE_BRIEFS[3], "not_annotated", None),
+    ]
+    assert json.loads(answers[1].model_dump_json())["items"] == [
+        {
+            "image_id": THE_BRIEFS[1],
+            "predicted": {"top": 0.379, "left": 0.308, "bottom": 0.886, "right": 0.48},
+            "annotated": {"top": 0.375, "left": 0.302, "bottom": 0.838, "right": 0.439},
+            "delta": {"top": -0.004, "left": -0.006, "bottom": -0.048, "right": -0.041},
+            "model_version": "1.0.0",
+            "task_version": "1.0.0",
+            "iou": 0.664364793,
+            "kind": "match",
+        }
+    ]
+
+
+def test_an_answer_without_items_has_no_such_field(store: Store) -> None:
+    write(store, "a", predicted=[FACE])
+
+    [answer] = failures(store, ["a"])
+
+    assert answer.model_dump() == {"image_id": "a", "state": "not_annotated", "invalid": []}
+
+
+def test_answers_stand_in_the_order_asked_for(store: Store) -> None:
+    for image_id in "abc":
+        write(store, image_id)
+
+    assert [answer.image_id for answer in failures(store, ["c", "a", "c"])] == ["c", "a", "c"]
+
+
+@pytest.mark.parametrize("unknown", ["b", "", "a" * 2000, "\udcff", "a\x00"])
+def test_an_id_that_is_not_in_metadata_is_named(store: Store, unknown: str) -> None:
+    write(store, "a")
+    store["bbox.model"].insert_one({"image_id": "b", "model_version": "1.0.0", "bboxes": []})
+
+    with pytest.raises(NotFound, match="no such image"):
+        failures(store, ["a", unknown])
+
+
+def test_an_id_that_is_a_list_is_no_image_s(store: Store) -> None:
+    write(store, ["a"], predicted=[FACE])
+
+    with pytest.raises(NotFound):
+        failures(store, ["a"])
+
+
+def test_a_least_iou_beyond_1_is_refused(store: Store) -> None:
+    with pytest.raises(InputRefused, match="min_iou"):
+        failures(store, [], min_iou=1.5)
+
+
+def test_the_least_iou_forbids_pairs_and_a_selection_only_chooses(store: Store) -> None:
+    write(store, "a", predicted=[FACE], annotated=FAR)
+
+    assert kinds(failures(store, ["a"], min_iou=0.1)[0]) == ["spurious", "missed"]
+    assert kinds(failures(store, ["a"], selection=Selection(iou_at_least=0.1))[0]) == []
+
+
+def test_the_stream_has_all_but_the_matches(store: Store) -> None:
+    write(store, "right", predicted=[FACE], annotated=FACE)
+    write(store, "wrong", predicted=[FACE, FAR], annotated=FACE)
+    write(store, "alone", predicted=[FACE])
+    write(store, "broken", predicted=[SWAPPED])
+
+    found = {answer.image_id: kinds(answer) for answer in all_failures(store)}
+
+    assert found == {"broken": None, "wrong": ["spurious"]}
+
+
+def test_the_stream_has_matches_where_they_are_asked_for(store: Store) -> None:
+    write(store, "right", predicted=[FACE], annotated=FACE)
+    write(store, "broken", predicted=[SWAPPED])
+
+    found = all_failures(store, selection=Selection.of(kinds=["match"]))
+
+    assert [answer.image_id for answer in found] == ["right"]
+
+
+_some_boxes = st.lists(st.sampled_from([FACE, FAR, SWAPPED]), max_size=2)
+_images = st.lists(
+    st.tuples(st.none() | _some_boxes, st.none() | st.sampled_from([FACE, FAR, SWAPPED, "None"])), max_size=12
+)
+_selections = st.builds(
+    Selection.of,
+    kinds=st.sets(st.sampled_from(Kind)),
+    model_versions=st.sets(st.sampled_from(["1.0.0", "2.0.0"])),
+    iou_below=st.none() | st.just(0.5),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_images, _selections, st.integers(1, 4))
+def test_the_stream_says_what_each_image_says(
+    store: Store, images: list[tuple[Any, Any]], selection: Selection, batch: int
+) -> None:
+    for name in ("metadata", "bbox.model", "bbox.human_annotation"):
+        store[name].delete_many({})
+    for number, (predicted, annotated) in enumerate(images):
+        write(store, f"{number:02}", predicted=predicted, annotated=... if annotated is None else annotated)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "BATCH", batch)
+        streamed = list(all_failures(store, selection=selection))
+
+    chosen = Selection(
+        kinds=selection.kinds or frozenset(Kind) - {Kind.MATCH},
+        model_versions=selection.model_versions,
+        iou_below=selection.iou_below,
+    )
+    each = failures(store, [f"{number:02}" for number in range(len(images))], selection=chosen)
+    assert streamed == [answer for answer in each if answer.items or (selection == Selection() and answer.invalid)]
+
+
+def test_the_stream_tells_how_far_it_is(store: Store) -> None:
+    for image_id in "abc":
+        write(store, image_id)
+    told: list[int] = []
+
+    assert list(all_failures(store, progress=told.append)) == []
+    assert told[-1] == 3

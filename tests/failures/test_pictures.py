@@ -1,0 +1,98 @@
+"""The pictures: of the right size whatever there is to draw, and with what they promise."""
+
+import io
+from random import Random
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from truthloop.failures.against import against
+from truthloop.failures.documents import FailureSummary, ImageFailures
+from truthloop.failures.failures import answer
+from truthloop.failures.figure import draw as draw_summary
+from truthloop.failures.plot import draw
+from truthloop.failures.read import ImageDocuments
+from truthloop.failures.selection import Selection
+from truthloop.failures.summary import Tally
+
+FACE = {"left": 0.2, "top": 0.2, "right": 0.4, "bottom": 0.4}
+FAR = {"left": 0.8, "top": 0.8, "right": 0.9, "bottom": 0.9}
+SWAPPED = {"left": 0.4, "top": 0.2, "right": 0.2, "bottom": 0.4}
+ORANGE, BLUE = (0xC2, 0x50, 0x1F), (0x1D, 0x4F, 0xA8)
+
+
+def crowd(number: int) -> list[dict[str, float]]:
+    rng = Random(number)
+    corners = [(rng.uniform(-0.1, 0.9), rng.uniform(-0.1, 0.9)) for _ in range(number)]
+    return [{"left": x, "top": y, "right": x + 0.1, "bottom": y + 0.1} for x, y in corners]
+
+
+def documents(predicted: dict[str, list[Any]], annotated: list[Any], image_id: str = "a") -> ImageDocuments:
+    return ImageDocuments(
+        image_id=image_id,
+        predictions=[{"model_version": version, "bboxes": bboxes} for version, bboxes in predicted.items()],
+        annotations=[{"bbox": bbox, "task_version": "1.0.0", "timestamp": n} for n, bbox in enumerate(annotated)],
+    )
+
+
+def failures(*given: Any, **more: Any) -> ImageFailures:
+    [image] = against([documents(*given, **more)])
+    return answer(image, Selection())
+
+
+def opened(picture: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(picture))
+    assert image.format == "PNG"
+    return image.convert("RGB")
+
+
+def colours(picture: bytes) -> dict[Any, int]:
+    return {colour: count for count, colour in opened(picture).getcolors(1 << 24) or []}
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        failures({}, []),
+        failures({"1.0.0": [FACE]}, []),
+        failures({"1.0.0": []}, [None]),
+        failures({"1.0.0": [FACE]}, [SWAPPED]),
+        failures({"1.0.0": [FACE]}, [FAR]),
+        failures({f"{n}.0.0-a-very-long-version-name": [FACE, FACE] for n in range(7)}, [FACE]),
+        failures({"1.0.0": crowd(40)}, crowd(30), image_id="$x$/" + "é" * 200),
+        failures({"1.0.0": [{"left": -900, "top": 10, "right": 900, "bottom": 1e30}]}, [FACE]),
+    ],
+    ids=["nothing", "alone", "empty", "refused", "pair", "versions", "crowd", "far outside"],
+)
+def test_the_picture_of_an_image_has_the_promised_width_whatever_there_is_to_draw(shown: ImageFailures) -> None:
+    assert opened(draw(shown)).width == 1690
+
+
+def test_each_side_has_its_colour() -> None:
+    predicted_only = colours(draw(failures({"1.0.0": [FACE]}, [None])))
+    both = colours(draw(failures({"1.0.0": [FACE]}, [FACE])))
+
+    assert predicted_only[ORANGE] > 1000
+    assert both[BLUE] > predicted_only[BLUE] + 1000  # beside the sample of the line in the legend
+
+
+def summary(versions: int) -> FailureSummary:
+    tally = Tally()
+    for version in range(versions):
+        for image in against([documents({f"{version}.0.0-rc.123456": crowd(20)}, crowd(25))]):
+            tally.add(image)
+    return tally.summary(synthetic=True, min_iou=0.1)
+
+
+@pytest.mark.parametrize("versions", [0, 1, 2, 7])
+def test_the_figure_of_a_summary_has_the_promised_width_whatever_there_is_to_draw(versions: int) -> None:
+    assert opened(draw_summary(summary(versions))).width == 1440
+
+
+def test_a_version_without_a_pair_can_be_drawn() -> None:
+    tally = Tally()
+    for image in against([documents({"1.0.0": []}, [None])]):
+        tally.add(image)
+
+    assert opened(draw_summary(tally.summary(synthetic=False, min_iou=0.0))).width == 1440

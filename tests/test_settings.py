@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from truthloop.errors import SettingRefused
+from truthloop.settings import find_home, load_settings, origin
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("MONGODB_URI", "DATABASE", "PORT", "TOKEN", "PUBLIC_URL", "LOG_LEVEL", "HOME", "HOST"):
+        monkeypatch.delenv(f"TRUTHLOOP_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ".truthloop"
+    folder.mkdir()
+    return folder
+
+
+def test_the_nearest_parent_folder_with_a_workspace_is_found_as_git_finds_its_own(home: Path):
+    deep = home.parent / "a" / "b"
+    deep.mkdir(parents=True)
+
+    assert find_home(deep) == home
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (home / "truthloop.toml").write_text('port = 9000\ndatabase = "faces"\n')
+    monkeypatch.setenv("TRUTHLOOP_PORT", "9001")
+
+    settings = load_settings()
+
+    assert (settings.port, settings.database, settings.host) == (9001, "faces", "127.0.0.1")
+    assert origin("port", settings) == "TRUTHLOOP_PORT"
+    assert origin("database", settings) == str(home / "truthloop.toml")
+    assert origin("host", settings) == "default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("PORT", "99999", "TRUTHLOOP_PORT is '99999': input should be less than or equal to 65535"),
+        ("TOKEN", "short", "TRUTHLOOP_TOKEN is (hidden): must have 32 characters or more"),
+        ("MONGODB_URI", "http://host", "TRUTHLOOP_MONGODB_URI is (hidden): must begin with mongodb://"),
+        (
+            "PUBLIC_URL",
+            "example.com",
+            "TRUTHLOOP_PUBLIC_URL is 'example.com': must be an http:// or https:// address",
+        ),
+        ("DATABASE", "a b", "TRUTHLOOP_DATABASE is 'a b'"),
+    ],
+)
+def test_a_bad_value_names_its_variable_and_what_is_allowed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+):
+    monkeypatch.setenv(f"TRUTHLOOP_{variable}", value)
+
+    with pytest.raises(SettingRefused) as caught:
+        load_settings()
+
+    assert said in str(caught.value)
+
+
+def test_an_unknown_name_in_the_file_is_refused(home: Path):
+    (home / "truthloop.toml").write_text("prot = 1\n")
+
+    with pytest.raises(SettingRefused, match="has prot, which is no setting"):
+        load_settings()
+
+
+def test_a_file_that_is_no_toml_is_refused(home: Path):
+    (home / "truthloop.toml").write_text("port: 1\n")
+
+    with pytest.raises(SettingRefused, match="not valid TOML"):
+        load_settings()
+
+
+def test_the_file_cannot_move_the_folder_that_it_lies_in(home: Path):
+    (home / "truthloop.toml").write_text('home = "elsewhere"\n')
+
+    with pytest.raises(SettingRefused, match="sets home"):
+        load_settings()
+
+
+def test_a_home_that_is_given_wins_over_the_variable(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRUTHLOOP_HOME", "relative")
+
+    assert load_settings().home == tmp_path / "relative"
+    assert load_settings(tmp_path / "given").home == tmp_path / "given"
+
+
+def test_secrets_are_not_shown_when_settings_are_printed(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TRUTHLOOP_TOKEN", "x" * 40)
+    monkeypatch.setenv("TRUTHLOOP_MONGODB_URI", "mongodb://user:pass@host")
+
+    shown = repr(load_settings())
+
+    assert "x" * 40 not in shown
+    assert "pass" not in shown
