@@ -2,16 +2,25 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Self, overload
 
-from truthloop.datasets.build import build
-from truthloop.datasets.documents import DatasetPage, DatasetReport, ExportReport, LeftOutImage, Progress, unheard
+from truthloop.datasets.build import build, settle_stopped
+from truthloop.datasets.documents import (
+    DatasetPage,
+    DatasetReport,
+    ExportReport,
+    LeftOutImage,
+    Progress,
+    unheard,
+)
 from truthloop.datasets.export import Format, export
 from truthloop.datasets.show import left_out, list_datasets, show_dataset
 from truthloop.datasets.splits import DEFAULT as DEFAULT_SPLIT
 from truthloop.datasets.why import Story, why
+from truthloop.errors import Unavailable
 from truthloop.events.documents import EventPage
 from truthloop.events.stream import EventHub, list_events
 from truthloop.failures.documents import FailureSummary, ImageFailures
@@ -26,6 +35,9 @@ from truthloop.monitor.documents import ImagePage, State, Status
 from truthloop.monitor.status import images, pace, status
 from truthloop.settings import Settings
 from truthloop.store.connection import Store, connect
+
+# Between two looks at a build that may have died.
+SETTLE_SECONDS = 2.0
 
 
 class Workspace:
@@ -221,6 +233,17 @@ class DatasetVerbs:
     def show(self, version: int | None = None) -> DatasetReport:
         """The report of a version, by default of the newest; see `truthloop.datasets.show.show_dataset`."""
         return show_dataset(self._store, version)
+
+    def settle(self, stop: threading.Event) -> None:
+        """Finishes or undoes builds that stopped in between; the service does so on a thread when it starts.
+
+        Where one is running, or has died so lately that it may be, this waits until it is done or `stop` is set.
+        """
+        while not stop.is_set():
+            with suppress(Unavailable):  # the next look may find MongoDB again
+                if not settle_stopped(self._store)[1]:
+                    return
+            stop.wait(SETTLE_SECONDS)
 
     def left_out(self, version: int | None = None) -> Iterator[LeftOutImage]:
         """All images that a version left out, and why; see `truthloop.datasets.show.left_out`."""

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from cli.processes import wait_for
+from datasets.processes_of_build import killed, start_build
+
 
 @pytest.fixture(scope="module")
 def built(sampled):
@@ -81,3 +84,13 @@ def test_why_tells_an_images_story(built):
         assert chapter in told
     assert json.loads(built.answer("why", image_id, "--json"))["image_id"] == image_id
     assert built.run("why", "nobody").returncode == 1
+
+
+def test_the_service_finishes_a_build_that_was_killed_after_its_swap(alone, monkeypatch):
+    alone.answer("sample", "--images", "50")
+    for name, value in alone.environment.items():
+        monkeypatch.setenv(name, value)
+    assert killed(start_build("swapped"))
+    alone.answer("up", "--detach")
+
+    wait_for(lambda: "in bbox_dataset" in alone.answer("dataset", "list"), "the end of the build")

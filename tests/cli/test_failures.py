@@ -84,6 +84,15 @@ def test_the_picture_of_an_image(slice_terminal: Terminal, tmp_path: Path) -> No
         assert image.width == 1690
 
 
+def test_the_picture_of_a_summary_is_that_of_its_worst_image(slice_terminal: Terminal, tmp_path: Path) -> None:
+    done = slice_terminal.run("failures", "--summary", "--json", "--worst", "1", "--plot", tmp_path / "worst.png")
+    worst = json.loads(done.stdout)["worst"][0]["image_id"]
+    slice_terminal.answer("failures", worst, "--plot", tmp_path / "image.png")
+
+    assert worst in done.stderr
+    assert (tmp_path / "worst.png").read_bytes() == (tmp_path / "image.png").read_bytes()
+
+
 def test_a_picture_that_cannot_be_written_is_said_in_a_line(slice_terminal: Terminal, tmp_path: Path) -> None:
     done = slice_terminal.run("failures", ANNOTATED, "--plot", tmp_path / "no" / "image.png")
 

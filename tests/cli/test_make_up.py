@@ -37,6 +37,9 @@ def test_without_data_it_makes_a_sample_once(alone: Terminal) -> None:
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "Truthloop is running" in first.stdout
     assert "no sample was made" in second.stdout
+    assert "Dataset version 1" in first.stdout
+    assert "Dataset version 1" in second.stdout
+    assert (alone.home / "failure.png").read_bytes().startswith(b"\x89PNG")
     assert "already running" in second.stdout
     assert is_ready(alone)
 

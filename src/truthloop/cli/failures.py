@@ -87,7 +87,10 @@ def show_failures(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot", metavar="FILE", dir_okay=False, help="With one IMAGE_ID: also as a picture, a PNG file."
+            "--plot",
+            metavar="FILE",
+            dir_okay=False,
+            help="With one IMAGE_ID: also as a picture, a PNG file; with --summary: the worst image.",
         ),
     ] = None,
     as_json: Json = False,
@@ -125,6 +128,8 @@ def show_failures(
                 from truthloop.failures.figure import draw as draw_summary
 
                 _write_picture(png, draw_summary(told))
+            if plot is not None:
+                _plot_worst(workspace, told, plot)
             write_json(told) if as_json else console().print(summary_report(told))
         elif everything:
             _stream(workspace, selection, min_iou, as_json=as_json)
@@ -153,8 +158,21 @@ def _check_use(
         raise InputRefused("Give one or more IMAGE_ID, or --all, or --summary. See `truthloop failures --help`.")
     if (png is not None or worst is not None) and not summary:
         raise InputRefused("--png and --worst go with --summary; the picture of an image is --plot.")
-    if plot is not None and len(image_ids) != 1:
-        raise InputRefused("--plot draws one image: give one IMAGE_ID. The figure of a summary is --png.")
+    if plot is not None and len(image_ids) != 1 and not summary:
+        raise InputRefused("--plot draws one image: give one IMAGE_ID, or --summary for the worst one.")
+    if plot is not None and worst == 0:
+        raise InputRefused("--plot draws the first of the worst images, and --worst 0 names none.")
+
+
+def _plot_worst(workspace: "Workspace", told: "FailureSummary", path: Path) -> None:
+    from truthloop.failures.plot import draw
+
+    if not told.worst:
+        messages().print("No image has a failure, so none is drawn.", style="dim")
+        return
+    image_id = told.worst[0].image_id
+    _write_picture(path, draw(workspace.failures(image_id)))
+    messages().print(f"It shows {image_id}: truthloop failures {image_id}", markup=False)
 
 
 def _write_picture(path: Path, picture: bytes) -> None:

@@ -122,11 +122,10 @@ def _up(settings: "Settings", *, as_json: bool, log_file: Path | None) -> None:
         token = place.token(settings)
         configure(settings.log_level)
         workspace = stack.enter_context(open_workspace(settings, create=True))
-        follower = threading.Thread(
-            target=workspace.follow_changes, args=(stop,), name="truthloop-follower", daemon=True
-        )
-        follower.start()
-        stack.callback(follower.join, STOP_SECONDS)
+        for name, work in (("follower", workspace.follow_changes), ("settle", workspace.dataset.settle)):
+            thread = threading.Thread(target=work, args=(stop,), name=f"truthloop-{name}", daemon=True)
+            thread.start()
+            stack.callback(thread.join, STOP_SECONDS)
         stack.callback(stop.set)
         serve(
             create_app(workspace, token=token, settings=settings),
