@@ -4,12 +4,15 @@
     ├── InputRefused            422   what was sent can't be taken
     │   ├── SettingRefused            a setting has a value that isn't allowed
     │   ├── FileRefused               a file as a whole can't be read
-    │   └── CursorRefused             a page's cursor isn't one of ours
+    │   ├── CursorRefused             a page's cursor isn't one of ours
+    │   ├── ImageRefused              an image can't be taken as it is
+    │   └── ModelRefused              a model's file or catalogue entry can't be used
     ├── NotFound                404   what was named isn't there
     │   └── WorkspaceNotFound         no workspace here, and this command makes none
     ├── Conflict                409   it clashes with what is there
     │   ├── AlreadyRunning            another process holds the place
-    │   └── LeaseLost                 another process has taken the place over
+    │   ├── LeaseLost                 another process has taken the place over
+    │   └── RevisionMismatch    412   it has changed since it was read
     ├── NotSignedIn             401   no token, or a wrong one
     ├── NotAllowed              403   known, but not permitted
     └── Unavailable             503   a service that we stand on doesn't answer
@@ -17,7 +20,10 @@
         ├── DatabaseRefused           MongoDB answers, but can't be used as it is
         ├── EmbeddedServerFailed      the embedded MongoDB can't start or stay up
         ├── DiskFull                  no room left for the data
-        └── FiguresBehind             the figures are being brought up to date
+        ├── FiguresBehind             the figures are being brought up to date
+        ├── StorageUnavailable        the blob store can't be reached, read or written
+        ├── ModelUnavailable          a model's file isn't there and can't be fetched
+        └── QueueFull           429   too many jobs wait already
 
 One class for each thing that a caller would do differently. `status` is the HTTP status of its problem
 document, `title` the problem's short name; the text says what is wrong and what to do. Each class has its
@@ -66,6 +72,18 @@ class CursorRefused(InputRefused):
     title = "Cursor refused"
 
 
+class ImageRefused(InputRefused):
+    """An image can't be taken as it is: the text says what is wrong and what is allowed."""
+
+    title = "Image refused"
+
+
+class ModelRefused(InputRefused):
+    """A model's file or catalogue entry can't be used as it is."""
+
+    title = "Model refused"
+
+
 class NotFound(TruthloopError):
     """What was named isn't there."""
 
@@ -96,6 +114,13 @@ class LeaseLost(Conflict):
     """Another process has taken the place over, since this one didn't renew its lease in time."""
 
     title = "Lease lost"
+
+
+class RevisionMismatch(Conflict):
+    """It has changed since it was read: read it again, then repeat the change if it still holds."""
+
+    status = 412
+    title = "Changed meanwhile"
 
 
 class NotSignedIn(TruthloopError):
@@ -148,3 +173,22 @@ class FiguresBehind(Unavailable):
     """The status figures are being brought up to date and will take longer than a request may wait."""
 
     title = "Figures are catching up"
+
+
+class StorageUnavailable(Unavailable):
+    """The blob store can't be reached, read or written."""
+
+    title = "Storage unavailable"
+
+
+class ModelUnavailable(Unavailable):
+    """A model's file isn't there and can't be fetched; the text names the folder where it may be put."""
+
+    title = "Model unavailable"
+
+
+class QueueFull(Unavailable):
+    """Too many jobs wait already; send it again later."""
+
+    status = 429
+    title = "Queue full"

@@ -59,6 +59,33 @@ class Settings(BaseSettings):
         description="The bearer token that requests must carry, 32 characters or more. Default: one that "
         "`truthloop up` makes and keeps in the workspace folder.",
     )
+    blobs: str | None = Field(
+        default=None,
+        description="Where files are kept: an address such as `s3://bucket/folder`, `gs://`, `az://`, `file://`. "
+        "Default: the folder `blobs` of the workspace folder.",
+    )
+    models: Path | None = Field(
+        default=None,
+        description="A folder in which model files are looked for first. Default: only the cache of this user.",
+    )
+    max_image_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=1024, le=1024**3, description="The largest image file that is taken."
+    )
+    max_image_pixels: int = Field(
+        default=100_000_000, ge=1024, le=1_000_000_000, description="The most pixels that an image may have."
+    )
+    max_queued_jobs: int = Field(
+        default=10_000, ge=1, le=10_000_000, description="How many jobs may wait; beyond that new ones get 429."
+    )
+    job_lease_seconds: float = Field(
+        default=30.0,
+        ge=1.0,
+        le=3_600.0,
+        description="How long a worker holds a job without a sign of life before another may take it.",
+    )
+    outline_anonymous: bool = Field(
+        default=False, description="Whether the two paths of the outline service are open without a token."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severity that is logged."
     )

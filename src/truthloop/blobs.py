@@ -1,0 +1,100 @@
+"""Files by their content: a blob's key is the SHA-256 of its bytes, in a local folder or an object store."""
+
+import hashlib
+from pathlib import Path
+from typing import Self
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from truthloop.errors import NotFound, SettingRefused, StorageUnavailable
+from truthloop.settings import Settings
+
+
+class Blobs:
+    """The blob store of a workspace. Its methods may be called from several threads.
+
+    Each raises `StorageUnavailable` where the store can't be reached, read or written.
+    """
+
+    def __init__(self, store: ObjectStore, *, place: str) -> None:
+        self._store = store
+        self._place = place
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """The store that TRUTHLOOP_BLOBS names, by default the folder `blobs` of the workspace.
+
+        Raises:
+            SettingRefused: the address can't be understood.
+        """
+        if settings.blobs is None:
+            return cls._in_folder(settings.home / "blobs")
+        if settings.blobs.startswith("file://"):
+            return cls._in_folder(Path(settings.blobs.removeprefix("file://")))
+        try:
+            return cls(from_url(settings.blobs), place="TRUTHLOOP_BLOBS")
+        except (BaseError, ValueError) as error:
+            raise SettingRefused(f"TRUTHLOOP_BLOBS is {settings.blobs!r}, which can't be used: {error}") from error
+
+    @classmethod
+    def _in_folder(cls, folder: Path) -> Self:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageUnavailable(f"{folder} can't be made: {error.strerror}. Make it writable.") from error
+        # obstore writes to a file of another name and links it, so a reader never sees half a blob.
+        return cls(LocalStore(prefix=folder), place=str(folder))
+
+    def put(self, data: bytes) -> str:
+        """Stores the bytes, unless they are there; returns their key, 64 hexadecimal digits."""
+        key = hashlib.sha256(data).hexdigest()
+        try:
+            obstore.put(self._store, _path(key), data, mode="create")
+        except AlreadyExistsError:
+            pass
+        except (BaseError, OSError) as error:
+            raise self._unavailable(error) from error
+        return key
+
+    def get(self, key: str) -> bytes:
+        """The bytes of a key.
+
+        Raises:
+            NotFound: there is no such blob.
+        """
+        try:
+            return bytes(obstore.get(self._store, _path(key)).bytes())
+        except (NotFoundError, FileNotFoundError) as error:
+            raise NotFound(f"The blob {key} isn't in {self._place}.") from error
+        except (BaseError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def has(self, key: str) -> bool:
+        """Whether there is a blob of this key."""
+        try:
+            obstore.head(self._store, _path(key))
+        except (NotFoundError, FileNotFoundError):
+            return False
+        except (BaseError, OSError) as error:
+            raise self._unavailable(error) from error
+        return True
+
+    def delete(self, key: str) -> None:
+        """Removes a blob; one that isn't there is no error."""
+        try:
+            obstore.delete(self._store, _path(key))
+        except (NotFoundError, FileNotFoundError):
+            pass
+        except (BaseError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> StorageUnavailable:
+        said = " ".join(str(error).split())[:300]
+        return StorageUnavailable(f"{self._place} can't be used ({said}). Check the place and its rights.")
+
+
+def _path(key: str) -> str:
+    # Two levels, so that a million files don't lie in one folder.
+    return f"{key[:2]}/{key[2:4]}/{key}"

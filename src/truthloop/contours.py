@@ -1,0 +1,1 @@
+"""Outlines of the objects in a class map. Pure, no I/O."""
