@@ -98,3 +98,16 @@ def test_secrets_are_not_shown_when_settings_are_printed(home: Path, monkeypatch
 
     assert "x" * 40 not in shown
     assert "pass" not in shown
+
+
+def test_a_misspelt_variable_is_refused_and_the_right_one_named(monkeypatch):
+    monkeypatch.setenv("TRUTHLOOP_MONGO_URI", "mongodb://somewhere")
+
+    with pytest.raises(SettingRefused, match="Is it TRUTHLOOP_MONGODB_URI that"):
+        load_settings()
+
+
+def test_a_variable_of_the_prefix_that_is_somebody_elses_is_left_alone(monkeypatch):
+    monkeypatch.setenv("TRUTHLOOP_SERVICE_HOST", "10.0.0.1")
+
+    load_settings()

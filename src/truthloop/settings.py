@@ -1,5 +1,6 @@
 """Every setting, from the environment or the workspace's `truthloop.toml`, with its default."""
 
+import difflib
 import os
 import tomllib
 from pathlib import Path
@@ -147,6 +148,7 @@ def load_settings(home: Path | str | None = None) -> Settings:
     chosen = home or os.environ.get(f"{PREFIX}HOME")
     folder = Path(chosen).expanduser().absolute() if chosen else find_home(Path.cwd())
     values = _read_file(folder / FILE_NAME)
+    _refuse_misspelt()
     try:
         # TRUTHLOOP_HOME itself may be relative; `folder` is what it means.
         return Settings(**values, home=folder).model_copy(update={"home": folder})
@@ -161,6 +163,19 @@ def origin(name: str, settings: Settings) -> str:
     if name in _read_file(settings.home / FILE_NAME):
         return str(settings.home / FILE_NAME)
     return "default"
+
+
+def _refuse_misspelt() -> None:
+    """Refuses a variable that looks like a misspelt setting; others of the prefix may be somebody else's.
+
+    (Kubernetes, say, gives each container the variables `TRUTHLOOP_SERVICE_HOST` and the like.)
+    """
+    known = [PREFIX + name.upper() for name in Settings.model_fields] + [PREFIX + "URL"]
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            alike = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+            if alike:
+                raise SettingRefused(f"{name} is no setting. Is it {alike[0]} that you mean? Rename or unset it.")
 
 
 def _read_file(path: Path) -> dict[str, Any]:

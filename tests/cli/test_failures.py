@@ -119,6 +119,7 @@ def test_an_unknown_id_fails_and_names_it(slice_terminal: Terminal) -> None:
         (ANNOTATED, "--png", "x.png"),
         ("--all", "--kind", "wrong"),
         ("--all", "--min-iou", "2"),
+        ("--summary", "--png", "x.jpg"),
     ],
 )
 def test_wrong_use_is_told_in_a_line(slice_terminal: Terminal, arguments: tuple[str, ...]) -> None:

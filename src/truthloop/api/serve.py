@@ -106,7 +106,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise AlreadyRunning(
-                f"Port {port} is taken by another program; choose another with TRUTHLOOP_PORT."
+                f"Port {port} is taken by another program; choose another with --port or TRUTHLOOP_PORT."
             ) from None
         if error.errno == errno.EACCES:
             raise SettingRefused(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, count, messages, percent, write, write_json
+from truthloop.cli.screen import console, count, messages, number_of, percent, write, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,7 @@ def export(
 def working() -> "Iterator[Callable[[str, int], None]]":
     """Says, on a terminal, what is being done and how far it is."""
     with messages().status("Reading ...") as shown:
-        yield lambda what, images: shown.update(f"{what} ... {count(images)} images")
+        yield lambda what, images: shown.update(f"{what} ... {number_of(images, 'image')}")
 
 
 def told(report: "DatasetReport") -> "RenderableType":
@@ -181,7 +181,9 @@ def _numbers(report: "DatasetReport") -> "Table":
     table.add_row(count(report.images), "images are known")
     table.add_row(count(report.entries), f"are in the dataset, with {count(report.boxes)} boxes")
     table.add_row(count(report.left_out.count), "are not")
-    table.add_row(percent(report.seen_fraction), f"of the dataset a person has seen ({count(report.seen)} images)")
+    table.add_row(
+        percent(report.seen_fraction), f"of the dataset a person has seen ({number_of(report.seen, 'image')})"
+    )
     return table
 
 
@@ -231,8 +233,8 @@ def _remarks(report: "DatasetReport") -> "Iterator[RenderableType]":
     if report.clipped.boxes:
         yield Text()
         yield Text(
-            f"{count(report.clipped.boxes)} boxes in {count(report.clipped.images)} images reached over the edge "
-            "and were clipped to it."
+            f"{number_of(report.clipped.boxes, 'box')} in {number_of(report.clipped.images, 'image')} "
+            "reached over the edge and lost what lay beyond it."
         )
     if report.not_in_metadata.count:
         named = ", ".join(report.not_in_metadata.examples[:EXAMPLES])

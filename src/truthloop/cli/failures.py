@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, count, counting, messages, percent, write, write_json
+from truthloop.cli.options import Debug, Json, open_workspace, png_path
+from truthloop.cli.screen import console, count, counting, messages, number_of, percent, write, write_json
 from truthloop.errors import InputRefused
 
 if TYPE_CHECKING:
@@ -81,7 +81,11 @@ def show_failures(
     png: Annotated[
         Path | None,
         typer.Option(
-            "--png", metavar="FILE", dir_okay=False, help="With --summary: also as a figure, a PNG file."
+            "--png",
+            metavar="FILE",
+            dir_okay=False,
+            callback=png_path,
+            help="With --summary: also as a figure, a PNG file.",
         ),
     ] = None,
     plot: Annotated[
@@ -90,6 +94,7 @@ def show_failures(
             "--plot",
             metavar="FILE",
             dir_okay=False,
+            callback=png_path,
             help="With one IMAGE_ID: also as a picture, a PNG file; with --summary: the worst image.",
         ),
     ] = None,
@@ -205,7 +210,7 @@ def _stream(workspace: "Workspace", selection: "Selection", min_iou: float, *, a
         else:
             sys.stdout.writelines(f"{line}\n" for line in _lines(answer))
     if not as_json:
-        messages().print(f"{count(items)} on {count(images)} images.", style="dim")
+        messages().print(f"{count(items)} on {number_of(images, 'image')}.", style="dim")
 
 
 def _found(workspace: "Workspace", selection: "Selection", min_iou: float) -> Iterator["ImageFailures"]:
@@ -337,7 +342,7 @@ def summary_report(told: "FailureSummary") -> "RenderableType":
     from rich.text import Text
 
     parts: list[RenderableType] = [
-        Text.assemble((f"{count(told.compared)} images compared", "bold"), f" of {count(told.images)}"),
+        Text.assemble((f"{number_of(told.compared, 'image')} compared", "bold"), f" of {count(told.images)}"),
         Text(
             f"Left out: {count(told.not_annotated)} not annotated, {count(told.not_predicted)} not predicted,\n"
             f"{count(told.refused.count)} with an annotation that can't be used."

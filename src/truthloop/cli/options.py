@@ -1,5 +1,6 @@
 """The options and the opening of the workspace that the commands share."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 # `main` itself looks for it among the arguments, since an error may come before they are parsed.
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def png_path(path: Path | None) -> Path | None:
+    """The callback of an option that names a PNG file: refuses a name that says something else."""
+    if path is not None and path.suffix.lower() not in ("", ".png"):
+        raise typer.BadParameter(f"{path} isn't a PNG file by its name. Name one that ends in .png.")
+    return path
 
 
 def open_workspace(settings: "Settings | None" = None, *, create: bool) -> "Workspace":

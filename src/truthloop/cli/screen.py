@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -79,17 +80,17 @@ def count(number: int) -> str:
 def number_of(number: int, what: str) -> str:
     """So many of something, in words.
 
-    >>> number_of(1, "image"), number_of(2443, "image")
-    ('1 image', '2,443 images')
+    >>> number_of(1, "image"), number_of(2443, "image"), number_of(0, "box")
+    ('1 image', '2,443 images', '0 boxes')
     """
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('x') else 's'}"
 
 
 def percent(fraction: float | None) -> str:
     """A fraction for people; says neither 0 nor 100 where a few are left.
 
-    >>> [percent(value) for value in (None, 0, 0.0001, 0.86, 0.9999, 1)]
-    ['–', '0.0 %', '<0.1 %', '86.0 %', '>99.9 %', '100.0 %']
+    >>> [percent(value) for value in (None, 0, 0.0001, 0.0825, 0.86, 0.9999, 1)]
+    ['–', '0.0 %', '<0.1 %', '8.3 %', '86.0 %', '>99.9 %', '100.0 %']
     """
     if fraction is None:
         return "–"
@@ -97,4 +98,5 @@ def percent(fraction: float | None) -> str:
         return "<0.1 %"
     if 0.9995 <= fraction < 1:
         return ">99.9 %"
-    return f"{100 * fraction:.1f} %"
+    # Halves go up, as in JavaScript, so that the page and the terminal never differ.
+    return f"{Decimal(100 * fraction).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"

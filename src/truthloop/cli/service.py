@@ -69,6 +69,13 @@ def up(
     )
     if detach:
         _up_detached(settings, as_json=as_json)
+        running = _found(settings.home)
+        if port is not None and running is not None and running.url != _local_url(settings):
+            from truthloop.cli.screen import messages
+
+            messages().print(
+                f"It runs already and keeps its address. For port {port}: truthloop down, then again."
+            )
     else:
         _up(settings, as_json=as_json, log_file=log_file)
 

@@ -30,7 +30,7 @@ def show_settings(as_json: Json = False, debug: Debug = False) -> None:  # noqa:
     for row in rows:
         table.add_row(row["name"], _shown(row["value"]), row["origin"])
     console().print(table)
-    console().print("\nWhat each is for: docs/settings.md, or `truthloop settings --json`.", style="dim")
+    console().print("\nWhat each is for: `truthloop settings --json`.", style="dim")
 
 
 def list_settings(settings: "Settings") -> list[dict[str, Any]]:

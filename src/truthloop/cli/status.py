@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Json, open_workspace
+from truthloop.cli.options import Debug, Json, open_workspace, png_path
 from truthloop.cli.screen import console, count, counting, messages, number_of, percent, write_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,13 @@ def show_status(
     ] = False,
     png: Annotated[
         Path | None,
-        typer.Option("--png", metavar="FILE", dir_okay=False, help="Write them as a figure into a PNG file too."),
+        typer.Option(
+            "--png",
+            metavar="FILE",
+            dir_okay=False,
+            callback=png_path,
+            help="Write them as a figure into a PNG file too.",
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
