@@ -197,7 +197,7 @@ def cli_page() -> str:
     ]
     for name, sub in _commands(command):
         options = [option for option in sub.params if not option.hidden]
-        arguments = [f"{option.metavar}..." for option in options if option.param_type_name == "argument"]
+        arguments = [_argument(option) for option in options if option.param_type_name == "argument"]
         lines += [f"## truthloop {name}", "", f"`{' '.join(['truthloop', name, *arguments, '[OPTIONS]'])}`", ""]
         lines += [*_paragraphs(sub.help or ""), "| | |", "|---|---|"]
         for option in options:
@@ -209,6 +209,12 @@ def cli_page() -> str:
             lines.append(f"| `{shown}` | {option.help}{required}{default} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _argument(argument: Any) -> str:
+    if argument.nargs != 1:
+        return f"{argument.metavar}..."
+    return str(argument.metavar) if argument.required else f"[{argument.metavar}]"
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ def test_a_build_tells_where_boxes_come_from_and_who_was_left_out(sampled):
     assert "nothing was built" in told
     assert "SYNTHETIC SAMPLE DATA" in told
     assert "a person has seen" in told
-    assert "nobody looked" in told
+    assert "unseen: neither" in told
     assert all(len(line) <= 80 for line in told.splitlines())
 
 
@@ -44,7 +44,7 @@ def test_list_says_which_version_is_in_place(built):
     page = json.loads(built.answer("dataset", "list", "--json"))
 
     assert [item["current"] for item in page["items"]] == [True] + [False] * (len(page["items"]) - 1)
-    assert "in bbox_dataset" in built.answer("dataset", "list")
+    assert "current" in built.answer("dataset", "list")
 
 
 def test_export_writes_a_folder_once(built, tmp_path):
@@ -93,4 +93,15 @@ def test_the_service_finishes_a_build_that_was_killed_after_its_swap(alone, monk
     assert killed(start_build("swapped"))
     alone.answer("up", "--detach")
 
-    wait_for(lambda: "in bbox_dataset" in alone.answer("dataset", "list"), "the end of the build")
+    wait_for(lambda: "current" in alone.answer("dataset", "list"), "the end of the build")
+
+
+def test_a_number_that_cannot_be_a_version_is_wrong_use(built):
+    done = built.run("dataset", "show", "99999999999999999999")
+
+    assert done.returncode == 2
+    assert "version" in done.stderr
+
+
+def test_a_list_without_older_versions_says_so(built):
+    assert "no version older than 1" in built.answer("dataset", "list", "--after", "1")

@@ -5,20 +5,26 @@ import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from pymongo.errors import OperationFailure
 
 from datasets.documents import BOX, SWAPPED, annotation, audit, prediction
 from datasets.processes_of_build import PHASES, killed, start_build, wait_for, wait_until
 from truthloop.datasets import build as module
 from truthloop.datasets.build import build, settle_stopped
 from truthloop.datasets.entries import ENTRIES, LEFT_OUT, read_entries, read_left_out
+from truthloop.datasets.gather import ranges
 from truthloop.datasets.show import find_built, list_datasets, show_dataset
-from truthloop.errors import AlreadyRunning, Conflict, LeaseLost
+from truthloop.errors import AlreadyRunning, Conflict, DiskFull, LeaseLost
 from truthloop.ingest.load import load
 from truthloop.store.connection import Store
+
+QUERY_PLAN_KILLED = 175  # MongoDB's code
 
 
 def fill(store: Store, images: int = 5) -> None:
@@ -280,12 +286,16 @@ def test_a_reader_sees_the_old_version_or_the_new_one_and_never_half(store):
     fill(store, images=200)
     build(store)
     stop, seen = threading.Event(), Counter[tuple[tuple[int, int], ...]]()
+    counts = [{"$group": {"_id": "$dataset_version", "count": {"$sum": 1}}}]
 
     def read() -> None:
         while not stop.is_set():
-            found = store["bbox_dataset"].aggregate(
-                [{"$group": {"_id": "$dataset_version", "count": {"$sum": 1}}}]
-            )
+            try:
+                found = list(store["bbox_dataset"].aggregate(counts))
+            except OperationFailure as error:
+                # In the middle of the swap a reader is told so, and not given half.
+                assert error.code == QUERY_PLAN_KILLED
+                continue
             seen[tuple((each["_id"], each["count"]) for each in found)] += 1
 
     with ThreadPoolExecutor(1) as pool:
@@ -435,3 +445,132 @@ def test_a_build_whose_place_was_taken_stops(store):
 
     assert "bbox_dataset" not in store.database.list_collection_names()
     assert events(store) == []
+
+
+def test_a_build_says_that_a_load_had_not_come_to_its_end(store):
+    fill(store)
+    store["truthloop.loads"].insert_one(
+        {"_id": "a", "state": "loading", "collection": "metadata", "complete": False}
+    )
+
+    assert build(store).unfinished_loads == 1
+
+
+def test_a_rename_that_happens_while_the_version_is_settled_finds_nothing_to_rename(store, monkeypatch):
+    """The builder wakes up at the worst moment: after somebody looked whether it had swapped."""
+    fill(store)
+    build(store)
+    assert killed(start_build("reported"))
+    look, renamed = module._uuid, []
+
+    def look_while_the_sleeper_renames(store, name):
+        found = look(store, name)
+        if name == module.DATASET:
+            try:
+                store.client.admin.command(
+                    "renameCollection",
+                    f"{store.database.name}.{module.TEMPORARY}2",
+                    to=f"{store.database.name}.{module.DATASET}",
+                    dropTarget=True,
+                )
+            except OperationFailure as error:
+                renamed.append(error.code)
+        return found
+
+    monkeypatch.setattr(module, "_uuid", look_while_the_sleeper_renames)
+    module.settle(store, 2)
+
+    assert renamed == [module._NAMESPACE_NOT_FOUND]
+    assert {entry["dataset_version"] for entry in stored(store)} == {1}
+
+
+def test_a_collection_that_is_not_the_builds_own_is_not_put_in_place(store):
+    fill(store)
+    build(store)
+
+    def replaced(phase: str) -> None:
+        if phase == "reported":
+            name = f"{module.TEMPORARY}2"
+            store.database.drop_collection(name)
+            store[name].insert_one({"dataset_version": 99})
+
+    with pytest.raises(LeaseLost):
+        build(store, reached=replaced)
+
+    assert {entry["dataset_version"] for entry in stored(store)} == {1}
+
+
+def test_what_was_killed_while_it_was_undone_is_undone_to_its_end_by_the_next(store, monkeypatch):
+    fill(store)
+    assert killed(start_build("written"))
+
+    def die(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.files, "remove_folder", die)
+    with pytest.raises(KeyboardInterrupt):
+        module.settle(store, 1)
+    monkeypatch.undo()
+
+    assert module.settle(store, 1).outcome == "undone"
+    name = store["truthloop.datasets"].find_one({"_id": 1})["folder"]
+    assert not list((store.settings.home / "datasets").glob(f"{name}*"))
+
+
+@pytest.mark.parametrize("where", ["LeftOutFile.write", "hash_of"])
+def test_a_disk_error_in_any_file_is_told_as_one_and_undoes_the_build(store, monkeypatch, where):
+    fill(store)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    holder, _, name = where.rpartition(".")
+    monkeypatch.setattr(getattr(module.files, holder) if holder else module.files, name, full)
+
+    with pytest.raises(DiskFull):
+        build(store)
+
+    assert temporaries(store) == []
+    assert list_datasets(store).items == []
+
+
+def test_a_builder_whose_time_ran_out_before_it_began_settles_nobody_elses_build(store, monkeypatch):
+    fill(store)
+    store["truthloop.datasets"].insert_one({"_id": 7, "state": "building", "started": datetime.now(UTC)})
+    taken = module.leases.acquire
+
+    def taken_over(store, name, **options):
+        lease = taken(store, name, **options)
+        store["truthloop.leases"].update_one({"_id": name}, {"$set": {"holder": "another"}})
+        return lease
+
+    monkeypatch.setattr(module.leases, "acquire", taken_over)
+
+    with pytest.raises(LeaseLost):
+        build(store)
+
+    assert store["truthloop.datasets"].find_one({"_id": 7})["state"] == "building"
+
+
+def test_the_report_that_is_kept_tells_how_long_the_swap_took(store):
+    fill(store)
+    report = build(store)
+
+    assert report.seconds is not None
+    assert report.seconds.swap is not None
+    assert show_dataset(store).seconds == report.seconds
+
+
+def test_images_with_many_boxes_make_small_ranges_and_small_row_groups(store, monkeypatch):
+    boxes = [BOX] * 300
+    names = [f"a{number:04}" for number in range(400)]
+    store["metadata"].insert_many([{"image_id": name} for name in names])
+    store["bbox.model"].insert_many([prediction(name, *boxes) for name in names])
+    monkeypatch.setattr(module.files, "GROUP_VALUES", 20_000)
+    monkeypatch.setattr("truthloop.datasets.gather._RANGE_BYTES", 1_000_000)
+    build(store)
+
+    with pq.ParquetFile(folder(store, 1) / ENTRIES) as file:
+        largest = max(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+    assert largest <= 20_000 // 300 + 1
+    assert len(ranges(store)) > 4

@@ -1,6 +1,8 @@
 """Exports: whole, compared, stable, and never over anything that is there."""
 
+import fcntl
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from datasets.documents import BOX, OTHER_BOX, annotation, audit, prediction
 from truthloop.datasets import entries as files
 from truthloop.datasets import export as module
 from truthloop.datasets.build import build
-from truthloop.datasets.export import export
+from truthloop.datasets.export import FORMATS, export
 from truthloop.datasets.show import file_of, find_built
 from truthloop.errors import Conflict, FileRefused, InputRefused, NotFound
 from truthloop.store.connection import Store
@@ -99,10 +101,24 @@ def test_a_folder_that_is_there_is_refused_and_left_alone(built, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(built, tmp_path):
+    killed, living = (tmp_path / f".out.{name}.exporting" for name in ("00000001", "00000002"))
+    killed.mkdir()
+    living.mkdir()
+    held = os.open(living, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+
+    export(built, out=tmp_path / "out")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "out"]
+    os.close(held)
+
+
 def test_what_reads_back_differently_is_refused_and_removed(built, tmp_path, monkeypatch):
     class Wrong(module._JsonLines):
-        def write(self, found: list[dict[str, Any]]) -> None:
-            super().write(found[:-1])
+        def add(self, row: dict[str, Any]) -> None:
+            if row["image_id"] != "a050":
+                super().add(row)
 
     monkeypatch.setitem(module._WRITERS, "jsonl", Wrong)
     with pytest.raises(FileRefused, match="reads back differently"):
@@ -113,8 +129,9 @@ def test_what_reads_back_differently_is_refused_and_removed(built, tmp_path, mon
 
 def test_one_line_too_many_is_noticed_too(built, tmp_path, monkeypatch):
     class Wrong(module._JsonLines):
-        def write(self, found: list[dict[str, Any]]) -> None:
-            super().write(found + found[-1:])
+        def __exit__(self, *error: object) -> None:
+            self.add({"image_id": "one too many"})
+            super().__exit__(*error)
 
     monkeypatch.setitem(module._WRITERS, "jsonl", Wrong)
     with pytest.raises(FileRefused, match="reads back differently"):
@@ -150,3 +167,22 @@ def test_a_folder_that_cannot_be_made_is_refused(built, tmp_path):
 
     with pytest.raises(FileRefused):
         export(built, out=tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_export_that_the_disk_damaged_is_refused_and_removed(built, tmp_path, monkeypatch, kind):
+    compare = module._compare
+
+    def damage_then_compare(source, folder, *rest):
+        path = folder / f"train.{kind}"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 3] = b"\x00\x01\x02"
+        path.write_bytes(data)
+        compare(source, folder, *rest)
+
+    monkeypatch.setattr(module, "_compare", damage_then_compare)
+
+    with pytest.raises(FileRefused, match="reads back differently"):
+        export(built, out=tmp_path / "out", format=kind)
+
+    assert list(tmp_path.iterdir()) == []

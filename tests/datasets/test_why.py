@@ -1,8 +1,12 @@
 """One image's story."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from datasets.documents import BOX, SWAPPED, annotation, audit, prediction
+from truthloop.cli.why import told
 from truthloop.datasets.build import build
 from truthloop.datasets.why import why
 from truthloop.errors import NotFound
@@ -41,7 +45,7 @@ def test_a_version_says_why_it_left_the_image_out(store):
 
     assert [each.why for each in why(store, "unseen").datasets] == [
         "swapped or empty box: an annotation's bbox: left 0.3 is not below right 0.1",
-        "nobody looked: it has neither a prediction nor an annotation",
+        "unseen: neither a prediction nor an annotation is stored",
     ]
     assert [each.outcome for each in why(store, "late").datasets] == ["left out", "not known then"]
 
@@ -70,3 +74,24 @@ def test_what_cannot_be_read_stands_in_the_story_too(store):
 def test_an_id_that_nobody_knows_is_not_found(store):
     with pytest.raises(NotFound):
         why(store, "a")
+
+
+def test_older_versions_and_events_that_are_not_told_are_mentioned(store, monkeypatch):
+    store["metadata"].insert_one({"image_id": "a"})
+    monkeypatch.setattr("truthloop.datasets.why.MAX_VERSIONS", 1)
+    build(store)
+    assert not why(store, "a").older_datasets
+    build(store)
+
+    story = why(store, "a")
+    assert [each.version for each in story.datasets] == [2]
+    assert story.older_datasets
+
+
+def test_an_audit_that_cannot_be_read_is_not_told_as_a_verdict(store):
+    store["metadata"].insert_one({"image_id": "a"})
+    store["bbox.human_audit"].insert_one(audit("a", True) | {"bbox_correct": "true"})
+    console = Console(width=100, file=io.StringIO())
+    console.print(told(why(store, "a")))
+
+    assert "x: something that can't be read" in console.file.getvalue()

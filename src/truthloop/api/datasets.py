@@ -7,13 +7,11 @@ from fastapi import APIRouter, Path, Query
 from truthloop.api.problems import documented
 from truthloop.api.waiting import WorkspaceDep
 from truthloop.datasets.documents import DatasetPage, DatasetReport
+from truthloop.datasets.show import MAX_LIMIT, MAX_VERSION
 from truthloop.datasets.why import Story
 from truthloop.errors import DatabaseUnavailable, InputRefused, NotFound
 
 DEFAULT_LIMIT = 100
-MAX_LIMIT = 1000
-# Versions are 64-bit integers in MongoDB.
-MAX_VERSION = 2**63 - 1
 
 router = APIRouter()
 
@@ -60,16 +58,17 @@ EXAMPLE: dict[str, Any] = {
                 "count": 1,
                 "examples": [
                     {
-                        "image_id": "4a25a2ab002137dac4fe3e09ba91c349",
+                        "image_id": "0c8ab894bf50daa46320126e4d731a35",
                         "reason": "swapped or empty box",
-                        "detail": "an annotation's bbox: left 0.6 is not below right 0.4",
+                        "detail": "an annotation's bbox: left 0.345 is not below right 0.339",
                     }
                 ],
             }
         ],
     },
-    "clipped": {"boxes": 105, "images": 93},
+    "clipped": {"boxes": 100, "images": 100},
     "not_in_metadata": {"count": 0, "examples": []},
+    "unfinished_loads": 0,
     "seconds": {"entries": 0.12, "parquet": 0.03, "swap": 0.01},
     "folder": "datasets/1-3f9a2c1b",
 }
@@ -135,18 +134,20 @@ STORY_EXAMPLE: dict[str, Any] = {
         }
     ],
     "drawn": [
-        {"task_version": "1.0.0", "annotators": ["ben@example.org"], "boxes": 3, "latest": "2025-08-01T12:00:00Z"}
+        {"task_version": "1.0.0", "annotators": ["ben@example.org"], "boxes": 2, "latest": "2025-08-01T12:00:00Z"}
     ],
-    "now": {"outcome": "in", "why": "3 boxes drawn by people in annotation task 1.0.0"},
+    "now": {"outcome": "in", "why": "2 boxes drawn by people in annotation task 1.0.0"},
     "datasets": [
         {
             "version": 1,
             "at": "2026-01-31T09:30:00Z",
             "outcome": "in",
-            "why": "3 boxes drawn by people in annotation task 1.0.0",
+            "why": "2 boxes drawn by people in annotation task 1.0.0",
         }
     ],
+    "older_datasets": False,
     "events": [],
+    "older_events": False,
 }
 
 

@@ -80,7 +80,11 @@ def list_datasets(
     if as_json:
         write_json(page)
     elif not page.items:
-        console().print("There is no dataset yet. `truthloop dataset build` makes one.")
+        console().print(
+            "There is no dataset yet. `truthloop dataset build` makes one."
+            if after is None
+            else f"There is no version older than {after}."
+        )
     else:
         console().print(_table(page))
         if page.next is not None:
@@ -103,7 +107,7 @@ def show(
                 if as_json:
                     write_json(image, one_line=True)
                 else:
-                    write("\t".join(part for part in (image.image_id, image.reason, image.detail) if part))
+                    write("\t".join((image.image_id, image.reason, image.detail or "")))
             return
         report = workspace.dataset.show(version)
     if as_json:
@@ -143,7 +147,7 @@ def export(
 def working() -> "Iterator[Callable[[str, int], None]]":
     """Says, on a terminal, what is being done and how far it is."""
     with messages().status("Reading ...") as shown:
-        yield lambda what, images: shown.update(f"{what} ... {number_of(images, 'image')}")
+        yield lambda what, images: shown.update(f"{what} ... {number_of(images, 'image') if images else ''}")
 
 
 def told(report: "DatasetReport") -> "RenderableType":
@@ -204,7 +208,7 @@ def _sources(report: "DatasetReport") -> "Table":
 
 
 _WORDS = {
-    "unseen": "nobody looked: neither a prediction nor an annotation",
+    "unseen": "unseen: neither a prediction nor an annotation is stored",
     "audited incorrect": "the prediction was audited as incorrect, and nobody has drawn them yet",
     "swapped or empty box": "refused: a box is swapped or empty as it is stored",
     "not finite": "refused: a box has a coordinate that is not finite",
@@ -244,6 +248,13 @@ def _remarks(report: "DatasetReport") -> "Iterator[RenderableType]":
             f"use, such as {named}.",
             "yellow",
         )
+    if report.unfinished_loads:
+        yield Text()
+        yield Text(
+            f"At that moment {number_of(report.unfinished_loads, 'load')} had not come to the end: more documents "
+            "may be there by now, or `truthloop doctor` names what was cut short.",
+            "yellow",
+        )
     if not report.images:
         yield Text()
         yield Text("There are no images yet: `truthloop load PATH` loads documents.")
@@ -258,7 +269,7 @@ def _table(page: "DatasetPage") -> "Table":
     table.add_column("built", no_wrap=True)
     table.add_column("")
     for item in page.items:
-        remarks = ["in bbox_dataset"] if item.current else []
+        remarks = ["current"] if item.current else []
         remarks += ["without incorrect"] if item.without_incorrect else []
         table.add_row(
             str(item.version),

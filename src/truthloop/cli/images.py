@@ -17,8 +17,9 @@ DEFAULT_LIMIT = 50
 
 def list_images(
     state: Annotated[
-        State, typer.Option("--state", metavar="STATE", help=f"What must be true of them: {', '.join(State)}.")
-    ],
+        State | None,
+        typer.Option("--state", metavar="STATE", help=f"What must be true of them: {', '.join(State)}."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = DEFAULT_LIMIT,
     after: Annotated[
         str | None, typer.Option("--after", metavar="ID", help="Go on after this, the `next` of an earlier list.")
@@ -27,7 +28,7 @@ def list_images(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """List the images behind a figure of the status, in the order of their ids.
+    """List the images, or those behind a figure of the status, in the order of their ids.
 
     Into a pipe: one image a line, its id, a tab and its states. With `--json` one document, `items` and `next`;
     with `--all --json` one image a line.
@@ -48,15 +49,18 @@ def list_images(
         for item in page.items:
             write(_line(item))
     if page.next is not None and not as_json:
+        of_state = f"--state {state} " if state else ""
         messages().print(
-            f"These are {len(page.items)}; there are more: truthloop images --state {state} --after {page.next}",
+            f"These are {len(page.items)}; there are more: truthloop images {of_state}--after {page.next}",
             style="dim",
             markup=False,
             soft_wrap=True,  # to be copied
         )
 
 
-def _pages(workspace: "Workspace", state: State, after: str | None, *, limit: int | None) -> Iterator[ImagePage]:
+def _pages(
+    workspace: "Workspace", state: State | None, after: str | None, *, limit: int | None
+) -> Iterator[ImagePage]:
     """The pages of a list, until it ends or has `limit` images."""
     from truthloop.monitor.status import MAX_LIMIT
 
@@ -76,11 +80,11 @@ def _line(item: ImageItem) -> str:
     return f"{item.image_id}\t{','.join(item.states)}"
 
 
-def _show(page: ImagePage, state: State) -> None:
+def _show(page: ImagePage, state: State | None) -> None:
     from rich.table import Table
 
     if not page.items:
-        console().print(f"No image is {state}.")
+        console().print(f"No image is {state}." if state else "There are no images.")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("image", overflow="fold")

@@ -10,7 +10,25 @@ import typer
 from typer.core import TyperGroup
 
 from truthloop import __version__
-from truthloop.cli import dataset, doctor, events, failures, images, load, sample, service, settings, status, why
+from truthloop.cli import (
+    dataset,
+    doctor,
+    events,
+    failures,
+    images,
+    ingest,
+    jobs,
+    load,
+    models,
+    outline,
+    predict,
+    sample,
+    service,
+    settings,
+    status,
+    why,
+    worker,
+)
 from truthloop.errors import FileRefused, InputRefused, TruthloopError
 
 # What the shell reports for a process that SIGINT or SIGPIPE has ended.
@@ -60,12 +78,19 @@ def _truthloop(
 app.command("up")(service.up)
 app.command("down")(service.down)
 app.command("load")(load.load_documents)
+app.command("ingest")(ingest.ingest_images)
 app.command("sample")(sample.make_sample)
 app.command("status")(status.show_status)
 app.command("images")(images.list_images)
 app.command("failures")(failures.show_failures)
 app.command("why")(why.tell)
+app.command("outline")(outline.outline_image)
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(models.app, name="models")
+app.command("predict")(predict.predict)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(jobs.batches, name="batches")
+app.command("worker")(worker.run_worker)
 app.command("events")(events.list_events)
 app.command("settings")(settings.show_settings)
 app.command("doctor")(doctor.examine)
@@ -108,10 +133,11 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if debug:
             traceback.print_exc()
-        where = error.filename if error.filename is not None else "a file"
         _complain(
-            f"{where}: {error.strerror or error}. Make that place readable and writable, or name another "
-            "workspace folder in TRUTHLOOP_HOME.",
+            f"{error.filename}: {error.strerror or error}. Make that place readable and writable, or name another "
+            "workspace folder in TRUTHLOOP_HOME."
+            if error.filename is not None
+            else f"What the command says can't be written: {error.strerror or error}.",
             title=TruthloopError.title,
             status=TruthloopError.status,
             as_json=as_json,

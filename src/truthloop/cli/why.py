@@ -54,18 +54,24 @@ def told(story: "Story") -> "RenderableType":
         for each in story.drawn
     ]
     chapter("People drew", drawn or ["nothing"])
-    chapter("In the dataset", [f"now: {_dataset(story.now)}", *(_version(each) for each in story.datasets)])
+    older = ["and in older versions, which aren't told"] if story.older_datasets else []
+    chapter(
+        "In the dataset", [f"now: {_dataset(story.now)}", *(_version(each) for each in story.datasets), *older]
+    )
     if story.events:
-        chapter("In the log", [f"{each.at:%Y-%m-%d %H:%M:%S} UTC  {each.text}" for each in story.events])
+        before = ["and before that more than is told here"] if story.older_events else []
+        chapter("In the log", before + [f"{each.at:%Y-%m-%d %H:%M:%S} UTC  {each.text}" for each in story.events])
     return Group(*lines)
+
+
+_SAID = {True: "correct", False: "incorrect", None: "something that can't be read"}
 
 
 def _prediction(prediction: "PredictionStory") -> list[str]:
     seen = _boxes(prediction.boxes) if prediction.stored else "prediction not stored"
     verdict = {True: "audited as correct", False: "audited as incorrect", None: "no verdict"}[prediction.verdict]
     audits = [
-        f"  {audit.auditor or '?'}: {'correct' if audit.correct else 'incorrect'} "
-        f"(task {audit.task_version or '?'}{_at(audit.at, ', ')})"
+        f"  {audit.auditor or '?'}: {_SAID[audit.correct]} (task {audit.task_version or '?'}{_at(audit.at, ', ')})"
         for audit in prediction.audits
     ]
     return [f"model {prediction.model_version or '?'}: {seen}, {verdict}", *audits]

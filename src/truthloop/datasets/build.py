@@ -39,6 +39,7 @@ from truthloop.datasets.report import Tally
 from truthloop.datasets.snapshot import Snapshot
 from truthloop.errors import AlreadyRunning, DatabaseRefused, LeaseLost, TruthloopError
 from truthloop.events.record import record
+from truthloop.ingest.ledger import unfinished_loads
 from truthloop.ingest.synthetic import is_synthetic
 from truthloop.store import lease as leases
 from truthloop.store.connection import Store
@@ -53,6 +54,8 @@ LEASE_SECONDS, BEAT_SECONDS = 10.0, 2.0
 _POLL_SECONDS = 0.2
 # Images from which on the index on image_id is made after the documents are stored.
 INDEX_LAST_FROM = 50_000
+# Images between two calls of `progress`.
+TOLD_EVERY = 10_000
 # The server works for one range while Python decides another.
 THREADS = 2
 
@@ -90,15 +93,25 @@ def build(
     """
     if dry_run:
         started = time.monotonic()
-        snapshot, tally = Snapshot(store), Tally()
+        snapshot, tally, unfinished = Snapshot(store), Tally(), unfinished_loads(store)
         with closing(_decide(store, snapshot, version=0, without_incorrect=without_incorrect)) as ranges_decided:
             for decided in ranges_decided:
                 tally += decided.tally
                 progress("Deciding", tally.images)
-        seconds = Seconds(entries=time.monotonic() - started, parquet=0, swap=0)
-        return _report(store, snapshot, tally, None, without_incorrect=without_incorrect, seconds=seconds)
-    with _place(store) as lease:
+        seconds = Seconds(entries=time.monotonic() - started, parquet=0, swap=None)
+        return _report(
+            store,
+            snapshot,
+            tally,
+            None,
+            without_incorrect=without_incorrect,
+            seconds=seconds,
+            unfinished_loads=unfinished,
+        )
+    with _place(store, progress) as lease:
+        leases.renew(store, lease)  # who was asleep until its time ran out mustn't settle the build of another
         _settle_all(store)
+        leases.renew(store, lease)
         return _Build(store, lease, without_incorrect, progress, reached).run()
 
 
@@ -137,11 +150,15 @@ class _Build:
         final = files.folder_of(self._store.settings.home, self._folder)
         building = files.begin_folder(final)
         started = time.monotonic()
-        uuid, snapshot, tally = self._entries(building)
-        stored = time.monotonic()
-        self._reached("stored")
-        self._files(building, tally.total)
-        sha256 = files.hash_of(building / files.ENTRIES)
+        unfinished = unfinished_loads(self._store)
+        try:
+            uuid, snapshot, tally = self._entries(building)
+            stored = time.monotonic()
+            self._reached("stored")
+            self._files(building, tally.total)
+            sha256 = files.hash_of(building / files.ENTRIES)
+        except OSError as error:
+            raise files.disk_error(error, building) from error
         files.end_folder(building, final)
         written = time.monotonic()
         self._reached("written")
@@ -151,19 +168,18 @@ class _Build:
             tally,
             self._version,
             without_incorrect=self._without_incorrect,
-            seconds=Seconds(entries=stored - started, parquet=written - stored, swap=0),
+            seconds=Seconds(entries=stored - started, parquet=written - stored, swap=None),
+            unfinished_loads=unfinished,
             folder=str(final.relative_to(self._store.settings.home)),
         )
         self._update({"collection_uuid": uuid, "sha256": sha256, "report": report.model_dump(mode="json")})
         self._reached("reported")
+        swapping = time.monotonic()
         self._swap(uuid)
         self._reached("swapped")
-        finished = finish(self._store, self._version)
+        finished = finish(self._store, self._version, swap_seconds=time.monotonic() - swapping)
         self._reached("built")
-        swap = time.monotonic() - written
-        return finished.model_copy(
-            update={"seconds": finished.seconds.model_copy(update={"swap": swap}) if finished.seconds else None}
-        )
+        return finished
 
     def _take_number(self) -> tuple[int, str]:
         """The next version's number, for good (it is never given to another build), and its folder's name."""
@@ -229,21 +245,15 @@ class _Build:
 
     def _files(self, building: Path, entries: int) -> None:
         """Writes `entries.parquet` from the version's own collection."""
-        try:
-            with self._store.errors(), files.EntriesFile(building / files.ENTRIES) as file:
-                done, batch = 0, list[dict[str, Any]]()
-                # By _id, which is the image's: the order doesn't depend on who stored what first.
-                for document in self._store[self._temporary].find({}, {"_id": 0}).sort("_id", 1):
-                    batch.append(document)
-                    if len(batch) == files.ROWS:
-                        file.write(batch)
-                        done, batch = done + len(batch), []
-                        self._hold()
-                        self._progress("Writing", done)
-                file.write(batch)
-                done += len(batch)
-        except OSError as error:
-            raise files.disk_error(error, building) from error
+        done = 0
+        with self._store.errors(), files.EntriesFile(building / files.ENTRIES) as file:
+            # By _id, which is the image's: the order doesn't depend on who stored what first.
+            for document in self._store[self._temporary].find({}, {"_id": 0}).sort("_id", 1):
+                file.add(document)
+                done += 1
+                if done % TOLD_EVERY == 0:
+                    self._hold()
+                    self._progress("Writing", done)
         if done != entries:
             raise DatabaseRefused(f"Of {entries:,} entries {done:,} were read back. Build again.")
 
@@ -322,6 +332,7 @@ def _report(
     *,
     without_incorrect: bool,
     seconds: Seconds,
+    unfinished_loads: int,
     folder: str | None = None,
 ) -> DatasetReport:
     model, human = tally.model(), tally.human()
@@ -344,6 +355,7 @@ def _report(
         left_out=tally.left(),
         clipped=Clipped(boxes=tally.clipped_boxes, images=tally.clipped_images),
         not_in_metadata=Unknown(count=tally.unknown, examples=tally.unknown_examples),
+        unfinished_loads=unfinished_loads,
         seconds=seconds,
         folder=folder,
     )
@@ -353,7 +365,7 @@ def _report(
 
 
 @contextmanager
-def _place(store: Store) -> Iterator[Lease]:
+def _place(store: Store, progress: Progress) -> Iterator[Lease]:
     """The only place for a build; waits for one whose holder has died until its time has run out.
 
     Raises:
@@ -367,6 +379,7 @@ def _place(store: Store) -> Iterator[Lease]:
         if beat is not None and found.get("beat") != beat:
             raise AlreadyRunning("Another process builds a dataset at this moment. Wait until it is done.")
         beat = found.get("beat")
+        progress("Waiting for a build that stopped, or runs,", 0)
         time.sleep(_POLL_SECONDS)
     with leases.held(store, lease, every_seconds=BEAT_SECONDS):
         yield lease
@@ -406,18 +419,23 @@ def settle(store: Store, version: int) -> Settled:
     if found.get("state") == "built" or swapped:
         finish(store, version)
         return Settled(version=version, outcome="finished")
+    if "folder" in found:  # before the record says so, else who is killed in between leaves it for ever
+        files.remove_folder(files.folder_of(store.settings.home, found["folder"]))
     with store.errors():
         store[COLLECTION].update_one(
             {"_id": version, "state": "building"},
             {"$set": {"state": "undone"}, "$unset": {"report": "", "collection_uuid": "", "sha256": ""}},
         )
-    if "folder" in found:
-        files.remove_folder(files.folder_of(store.settings.home, found["folder"]))
     return Settled(version=version, outcome="undone")
 
 
-def finish(store: Store, version: int) -> DatasetReport:
+def finish(store: Store, version: int, *, swap_seconds: float | None = None) -> DatasetReport:
     """The last step: the record says `built` and the log has the event, once, whoever does it.
+
+    Args:
+        store: the workspace.
+        version: whose collection is in place.
+        swap_seconds: how long that took, where it is known.
 
     Raises:
         LeaseLost: the version was undone.
@@ -426,7 +444,10 @@ def finish(store: Store, version: int) -> DatasetReport:
     def work(session: ClientSession) -> dict[str, Any] | None:
         built = store[COLLECTION].find_one_and_update(
             {"_id": version, "state": "building"},
-            {"$set": {"state": "built", "built": datetime.now(UTC)}, "$inc": {"revision": 1}},
+            {
+                "$set": {"state": "built", "built": datetime.now(UTC), "report.seconds.swap": swap_seconds},
+                "$inc": {"revision": 1},
+            },
             return_document=ReturnDocument.AFTER,
             session=session,
         )

@@ -88,7 +88,10 @@ class Seconds(Answer):
 
     entries: float = Field(ge=0, description="Reading, deciding and storing.")
     parquet: float = Field(ge=0, description="Writing the files of the version.")
-    swap: float = Field(ge=0, description="Putting it in place, with its record and event.")
+    swap: float | None = Field(
+        ge=0,
+        description="Putting it in place; null for a dry run, and where a build that was cut short was finished.",
+    )
 
 
 class DatasetReport(Answer):
@@ -113,6 +116,9 @@ class DatasetReport(Answer):
     left_out: LeftOut
     clipped: Clipped
     not_in_metadata: UnknownImages
+    unfinished_loads: int = Field(
+        ge=0, description="Loads that were running, or had been cut short, at that moment."
+    )
     seconds: Seconds | None
     folder: str | None = Field(
         description="Where in the workspace folder its own files are: `entries.parquet` and `left_out.parquet`."

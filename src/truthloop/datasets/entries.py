@@ -23,8 +23,8 @@ from truthloop.errors import DiskFull, FileRefused
 Row: TypeAlias = dict[str, Any]
 
 ENTRIES, LEFT_OUT = "entries.parquet", "left_out.parquet"
-# Rows that are held in memory at once, and that make a row group.
-ROWS = 50_000
+# Images and boxes, together, that are held in memory at once and make a row group.
+GROUP_VALUES = 50_000
 
 _BOX = pa.struct(
     [
@@ -65,6 +65,8 @@ class EntriesFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._waiting: list[Row] = []
+        self._values = 0
 
     def __enter__(self) -> Self:
         return self
@@ -72,14 +74,23 @@ class EntriesFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._write()
         self._writer.close()
         if kind is None:
             sync(self._path)
 
-    def write(self, documents: Sequence[Row]) -> None:
-        """Entries as they stand in `bbox_dataset`; each call makes a row group."""
-        if documents:
-            self._writer.write_table(table(documents))
+    def add(self, document: Row) -> None:
+        """An entry as it stands in `bbox_dataset`."""
+        self._waiting.append(document)
+        self._values += 1 + len(document["bboxes"])
+        if self._values >= GROUP_VALUES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_table(table(self._waiting))
+        self._waiting, self._values = [], 0
 
 
 def table(documents: Sequence[Row]) -> pa.Table:
@@ -123,8 +134,8 @@ def read_entries(path: Path) -> Iterator[Row]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS):
-                for row in batch.to_pylist():
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group).to_pylist():
                     for box in row["bboxes"]:
                         if box["label"] is None:
                             del box["label"]
@@ -174,7 +185,7 @@ def read_left_out(path: Path) -> Iterator[Row]:
     """
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS):
+            for batch in file.iter_batches(batch_size=GROUP_VALUES):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise FileRefused(f"{path} can't be read: {error}. Build the dataset anew.") from error
@@ -210,6 +221,7 @@ def begin_folder(final: Path) -> Path:
     building = final.with_name(f"{final.name}.building")
     try:
         building.mkdir(parents=True)
+        sync(building.parent.parent)
     except OSError as error:
         raise disk_error(error, building) from error
     return building

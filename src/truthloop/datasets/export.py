@@ -1,9 +1,11 @@
 """The verb `export`: a version as files for training, read back and compared before it is called done."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from itertools import zip_longest
+from contextlib import ExitStack, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 from uuid import uuid4
@@ -20,6 +22,12 @@ from truthloop.store.connection import Store
 Format: TypeAlias = Literal["jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = ("jsonl", "parquet")
 Row: TypeAlias = dict[str, Any]
+
+# The end of the name of a folder that an export is still written into.
+_SUFFIX = ".exporting"
+# Images between two calls of `progress`.
+TOLD_EVERY = 10_000
+_DAMAGED = object()
 
 
 def export(
@@ -61,9 +69,12 @@ def export(
             f"{source} is not the file that was built: its SHA-256 differs from the record's. Restore it from a "
             "backup, or build a new version with `truthloop dataset build`."
         )
-    writing = out.with_name(f".{out.name}.{uuid4().hex[:8]}")
+    writing = out.with_name(f".{out.name}.{uuid4().hex[:8]}{_SUFFIX}")
+    held = None
     try:
+        _sweep(out)
         writing.mkdir(parents=True)
+        held = _hold(writing)
         counts = _write(source, writing, format, shares, progress)
         _compare(source, writing, format, shares, progress)
         report = ExportReport(
@@ -85,7 +96,25 @@ def export(
         raise files.disk_error(error, out) from error
     finally:
         shutil.rmtree(writing, ignore_errors=True)
+        if held is not None:
+            os.close(held)
     return report
+
+
+def _hold(folder: Path) -> int:
+    """Locks a folder for as long as this process lives, or until the descriptor is closed."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _sweep(out: Path) -> None:
+    """Removes what exports to this folder left behind that were killed; those that live hold theirs."""
+    for left in out.parent.glob(f".{escape(out.name)}.*{_SUFFIX}"):
+        with suppress(OSError):
+            held = _hold(left)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
 
 
 def _refuse_existing(out: Path) -> None:
@@ -116,20 +145,14 @@ def _write(
     done = 0
     with ExitStack() as stack:
         writers = {part: stack.enter_context(_WRITERS[format](folder / f"{part}.{format}")) for part in PARTS}
-        waiting: dict[Part, list[Row]] = {part: [] for part in PARTS}
         for row in files.read_entries(source):
             part = part_of(row["image_id"], shares)
-            waiting[part].append(row)
+            writers[part].add(row)
             images, boxes = counts[part]
             counts[part] = images + 1, boxes + len(row["bboxes"])
-            if len(waiting[part]) == files.ROWS:
-                writers[part].write(waiting[part])
-                waiting[part].clear()
             done += 1
-            if done % files.ROWS == 0:
+            if done % TOLD_EVERY == 0:
                 progress("Writing", done)
-        for part in PARTS:
-            writers[part].write(waiting[part])
     return counts
 
 
@@ -148,19 +171,26 @@ def _compare(
     readers = {part: _READERS[format](folder / f"{part}.{format}") for part in PARTS}
     for done, row in enumerate(files.read_entries(source), start=1):
         part = part_of(row["image_id"], shares)
-        if next(readers[part], None) != row:
-            raise _differs(folder / f"{part}.{format}", row["image_id"])
-        if done % files.ROWS == 0:
+        if _next(readers[part]) != row:
+            raise _differs(folder / f"{part}.{format}", f"at image {row['image_id']}")
+        if done % TOLD_EVERY == 0:
             progress("Comparing", done)
     for part, left in readers.items():
-        for row, _ in zip_longest(left, ()):
-            raise _differs(folder / f"{part}.{format}", row["image_id"])
+        if _next(left) is not None:
+            raise _differs(folder / f"{part}.{format}", "at its end")
 
 
-def _differs(path: Path, image_id: str) -> FileRefused:
+def _next(rows: Iterator[Row]) -> Row | object | None:
+    """The next row of an exported file; None at its end, and something that is no row where it can't be read."""
+    try:
+        return next(rows, None)
+    except (orjson.JSONDecodeError, FileRefused):
+        return _DAMAGED
+
+
+def _differs(path: Path, where: str) -> FileRefused:
     return FileRefused(
-        f"{path.name} reads back differently at image {image_id}; the export was removed. Check the disk, then "
-        "try again."
+        f"{path.name} reads back differently {where}; the export was removed. Check the disk, then try again."
     )
 
 
@@ -177,8 +207,8 @@ class _JsonLines:
         self._file.close()
         files.sync(self._path)
 
-    def write(self, rows: list[Row]) -> None:
-        self._file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    def add(self, row: Row) -> None:
+        self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _read_json_lines(path: Path) -> Iterator[Row]:

@@ -134,6 +134,8 @@ def _raw(store: Store, snapshot: Snapshot, name: str, which: Selector) -> list[B
 # About so many documents of a collection make a range: enough to be worth a query, few enough to keep memory
 # flat. A small workspace is cut smaller, so that there is work for all threads.
 _RANGE, _SMALLEST_RANGE, _LEAST_RANGES = 20_000, 2_000, 4
+# A crowd has hundreds of boxes in a document: of such documents fewer make a range.
+_RANGE_BYTES = 10_000_000
 _CUT_BY = ("metadata", "bbox.model", "bbox.human_annotation")
 # Documents that are drawn for each range; with so many its size is right within a fifth or so.
 _DRAWN = 25
@@ -148,7 +150,8 @@ def ranges(store: Store) -> list[Selector]:
     with store.errors():
         documents, name = max((store[name].estimated_document_count(), name) for name in _CUT_BY)
         size = min(_RANGE, max(_SMALLEST_RANGE, documents // _LEAST_RANGES + 1))
-        parts = -(-documents // size)
+        largest = max(int(store.database.command("collStats", name).get("size", 0)) for name in _CUT_BY)
+        parts = max(-(-documents // size), min(documents, largest // _RANGE_BYTES))
         if parts < 2:
             return [{"$gte": ""}]
         drawn = store[name].aggregate([{"$sample": {"size": _DRAWN * parts}}, {"$project": {"image_id": 1}}])

@@ -38,6 +38,9 @@ class Reason(StrEnum):
         return self not in (Reason.UNSEEN, Reason.AUDITED_INCORRECT)
 
 
+# A box of a prediction that is null: unlike an annotation's it says nothing.
+_NULL = object()
+
 _ORDER = {reason: place for place, reason in enumerate(Reason)}
 
 
@@ -190,7 +193,7 @@ def _model(image_id: str, predictions: Sequence[Document], audits: Sequence[Docu
         raise _Unusable(Reason.UNREADABLE, f"the bboxes of model {newest} are no list")
     # A prediction without boxes is one that found nothing; a box that is null is none.
     boxes = _boxes(
-        [(prediction, bbox if bbox is not None and bbox != NO_FACE else ...) for bbox in bboxes],
+        [(prediction, _NULL if bbox is None or bbox == NO_FACE else bbox) for bbox in bboxes],
         place=f"a box of model {newest}",
     )
     return Entry(
@@ -255,6 +258,8 @@ def _boxes(found: list[tuple[Document, Any]], *, place: str) -> list[tuple[Docum
 def _clip(bbox: Any) -> tuple[Box, bool]:
     if bbox is ...:
         raise _Unusable(Reason.UNREADABLE, "missing")
+    if bbox is _NULL:
+        raise _Unusable(Reason.UNREADABLE, "null")
     if faults := box_faults(bbox):
         field, fault = min(faults, key=lambda each: (each[1] != "not finite", each))
         reason = Reason.NOT_FINITE if fault == "not finite" else Reason.UNREADABLE

@@ -11,6 +11,8 @@ from truthloop.errors import FileRefused, InputRefused, NotFound
 from truthloop.store.connection import Store
 
 MAX_LIMIT = 1000
+# MongoDB's integers have 64 bits.
+MAX_VERSION = 2**63 - 1
 
 
 def list_datasets(store: Store, *, limit: int = 100, after: int | None = None) -> DatasetPage:
@@ -64,8 +66,14 @@ def find_built(store: Store, version: int | None) -> dict[str, Any]:
     """The record of a version that was built, by default of the newest.
 
     Raises:
+        InputRefused: it can't be a version's number.
         NotFound: there is no such version.
     """
+    if version is not None and not (type(version) is int and 1 <= version <= MAX_VERSION):
+        raise InputRefused(
+            f"version is {version!r}; it must be a whole number from 1 on.",
+            errors={"version": "must be 1 or more"},
+        )
     query = {"state": "built"} if version is None else {"state": "built", "_id": version}
     with store.errors():
         found = store[COLLECTION].find_one(query, sort=[("_id", -1)])

@@ -84,7 +84,11 @@ class Story(Answer):
     drawn: list[DrawnStory] = Field(description="The latest first.")
     now: NowStory
     datasets: list[DatasetStory] = Field(description="The newest version first, up to 20.")
-    events: list[EventStory] = Field(description="The oldest first, up to 100; loads of files name no images.")
+    older_datasets: bool = Field(description="Whether there are older versions, which aren't told.")
+    events: list[EventStory] = Field(
+        description="The newest 100, the oldest of them first; loads of files name no images."
+    )
+    older_events: bool = Field(description="Whether there are older events, which aren't told.")
 
 
 def why(store: Store, image_id: str) -> Story:
@@ -101,8 +105,8 @@ def why(store: Store, image_id: str) -> Story:
         metadata, predictions, audits, annotations = (
             list(store[name].find({"image_id": {"$eq": image_id}}, {"_id": 0, "source_id": 0})) for name in SOURCES
         )
-        events = list(store[EVENTS].find({"subject": image_id}).sort("_id", 1).limit(MAX_EVENTS))
-        built = list(store[DATASETS].find({"state": "built"}).sort("_id", -1).limit(MAX_VERSIONS))
+        events = list(store[EVENTS].find({"subject": image_id}).sort("_id", -1).limit(MAX_EVENTS + 1))
+        built = list(store[DATASETS].find({"state": "built"}).sort("_id", -1).limit(MAX_VERSIONS + 1))
     if not (metadata or predictions or audits or annotations):
         raise NotFound(
             f"No document names an image {image_id}. Check the id; `truthloop images` lists those that there are."
@@ -115,8 +119,10 @@ def why(store: Store, image_id: str) -> Story:
         predictions=_predictions(predictions, audits),
         drawn=_drawn(annotations),
         now=_now(image_id, bool(metadata), predictions, audits, annotations),
-        datasets=[_in_version(store, each, image_id) for each in built],
-        events=[EventStory(at=event.time, text=text(event)) for event in map(Event.of, events)],
+        datasets=[_in_version(store, each, image_id) for each in built[:MAX_VERSIONS]],
+        older_datasets=len(built) > MAX_VERSIONS,
+        events=[EventStory(at=event.time, text=text(event)) for event in map(Event.of, events[:MAX_EVENTS][::-1])],
+        older_events=len(events) > MAX_EVENTS,
     )
 
 
@@ -194,7 +200,7 @@ def _source(kind: str, version: str, boxes: int, verdict: bool | None) -> str:
 
 def _left_out(reason: str, detail: str) -> str:
     if reason == Reason.UNSEEN:
-        return "nobody looked: it has neither a prediction nor an annotation"
+        return "unseen: neither a prediction nor an annotation is stored"
     return f"{reason}: {detail}" if detail else reason
 
 

@@ -149,6 +149,12 @@ def interrupted_loads(store: Store, *, lease_seconds: float = LEASE_SECONDS) -> 
     ]
 
 
+def unfinished_loads(store: Store) -> int:
+    """How many loads run at this moment, or were cut short and not repeated since."""
+    with store.errors():
+        return store[COLLECTION].count_documents({"complete": False})
+
+
 def _is_dead(lease_seconds: float) -> Document:
     return {"$lt": ["$heartbeat", {"$subtract": ["$$NOW", round(lease_seconds * 1000)]}]}
 

@@ -275,7 +275,7 @@ def _datasets(store: Store) -> Iterator[Finding]:
             mend="Build again: truthloop dataset build" if one.outcome == "undone" else "",
         )
     if building:
-        yield Finding(level="ok", name="datasets", text="one is being built")
+        yield Finding(level="ok", name="datasets", text="one is being built, or was until 10 seconds ago")
         return
     with store.errors():
         uuid = current_uuid(store)
