@@ -28,7 +28,7 @@ up: .venv/installed system
 	[ $$failed -le 1 ] || exit $$failed; \
 	echo; $(BIN)/truthloop status; \
 	echo; $(BIN)/truthloop failures --summary --worst 3 --plot "$${TRUTHLOOP_HOME:-.truthloop}/failure.png"; \
-	echo; $(BIN)/truthloop dataset show 2>/dev/null || $(BIN)/truthloop dataset build; \
+	echo; { [ -z "$$DATA" ] && $(BIN)/truthloop dataset show 2>/dev/null; } || $(BIN)/truthloop dataset build; \
 	echo; $(BIN)/truthloop up --detach; \
 	echo "The command is $(BIN)/truthloop; \`. $(BIN)/activate\` puts it on your path. Next: README.md."; \
 	[ $$failed = 0 ] || echo "Not everything was loaded: see above, and mend it." >&2; exit $$failed
