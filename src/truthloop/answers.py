@@ -15,14 +15,14 @@ MAX_ROWS = 100
 class Answer(BaseModel):
     """A frozen answer; a notebook shows it as a table.
 
-    One with a list named `items` is a table of these, any other a table of its fields.
+    One with a list named `items` that isn't empty is a table of these, any other a table of its fields.
     """
 
     model_config = ConfigDict(frozen=True)
 
     def _repr_html_(self) -> str:
         items = getattr(self, "items", None)
-        if isinstance(items, list | tuple):
+        if items and isinstance(items, list | tuple):
             rows = [_flat(item) for item in items[:MAX_ROWS]]
             more = f"<p>… and {len(items) - MAX_ROWS:,} more</p>" if len(items) > MAX_ROWS else ""
             return _table(rows) + more

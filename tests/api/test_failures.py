@@ -36,7 +36,26 @@ def test_items_are_chosen_and_pairs_forbidden_by_different_parameters(client, im
 
     assert [item["kind"] for item in chosen["items"]] == ["spurious"]
     assert at_most["items"] == []
-    assert unpaired == {"image_id": "alone", "state": "not_predicted", "invalid": []}
+    assert unpaired == {"image_id": "alone", "state": "not_predicted", "predictions": [], "invalid": []}
+
+
+def test_an_image_that_is_not_annotated_answers_with_its_predictions(client, workspace, image_id):
+    workspace.store["bbox.model"].insert_one({"image_id": "alone", "model_version": "1.0.0", "bboxes": [FACE]})
+
+    answer = client.get("/api/v1/images/alone/failures").json()
+
+    assert answer == {
+        "image_id": "alone",
+        "state": "not_annotated",
+        "predictions": [{"model_version": "1.0.0", "verdict": None, "boxes": [FACE]}],
+        "invalid": [],
+    }
+
+
+def test_a_range_that_nothing_can_match_is_refused(client, image_id):
+    answer = client.get(f"/api/v1/images/{image_id}/failures", params={"iou_at_least": 0.5, "iou_below": 0.2})
+
+    assert (answer.status_code, list(answer.json()["errors"])) == (422, ["iou_below"])
 
 
 def test_an_id_that_no_image_has_is_404(client, image_id):

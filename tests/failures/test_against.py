@@ -39,6 +39,10 @@ def kinds(image: Image) -> dict[str, list[str]]:
     }
 
 
+def alone(image: Image) -> dict[str, int]:
+    return {each.model_version: len(each.boxes) for each in image.unjudged}
+
+
 def reasons(image: Image) -> list[str]:
     return [box.reason for box in image.invalid]
 
@@ -93,16 +97,51 @@ def test_two_equal_annotations_are_one() -> None:
     assert kinds(of([prediction(FACE)], twice)) == {"1.0.0": ["match"]}
 
 
-def test_an_image_that_is_not_annotated_has_no_rows() -> None:
-    assert of([prediction(FACE)], []).versions == ()
+def test_an_image_that_is_not_annotated_has_no_rows_and_its_predictions_stand_alone() -> None:
+    image = of([prediction(FACE, SWAPPED, FAR), prediction(model_version="2.0.0")], [])
+
+    assert image.versions == ()
+    assert list(alone(image).items()) == [("2.0.0", 0), ("1.0.0", 2)]
+    assert of([prediction(FACE)], [annotation(FACE)]).unjudged == ()
 
 
-def test_an_invalid_annotation_is_named_once_and_the_image_is_refused() -> None:
-    image = of([prediction(FACE), prediction(FAR, model_version="2.0.0")], [annotation(SWAPPED)])
+@pytest.mark.parametrize("others", [[], [annotation(FACE)]])
+def test_an_invalid_annotation_is_named_once_and_no_prediction_is_judged_by_it(
+    others: list[dict[str, Any]],
+) -> None:
+    image = of([prediction(FACE), prediction(FAR, model_version="2.0.0")], [annotation(SWAPPED), *others])
 
     assert reasons(image) == ["left >= right"]
     assert (image.invalid[0].side, image.invalid[0].task_version) == ("annotated", "1.0.0")
     assert image.is_refused
+    assert (kinds(image), alone(image)) == ({}, {"2.0.0": 1, "1.0.0": 1})
+
+
+def test_an_invalid_annotation_that_does_not_hold_any_more_refuses_nothing() -> None:
+    image = of([prediction(FACE)], [annotation(SWAPPED, "1.0.0", 1), annotation(NEAR, "2.0.0", 2)])
+
+    assert (kinds(image), image.invalid, image.is_refused) == ({"1.0.0": ["match"]}, (), False)
+
+
+def test_other_model_versions_are_as_if_they_were_not_there() -> None:
+    documents = ImageDocuments(
+        image_id="i",
+        predictions=[
+            prediction(FACE, SWAPPED),
+            prediction(FAR, model_version="2.0.0"),
+            prediction(model_version=[1]),
+        ],
+        annotations=[annotation(NEAR)],
+    )
+
+    [image] = against([documents], model_versions={"2.0.0"})
+    [unseen] = against([documents], model_versions={"3.0.0"})
+    assert (kinds(image), image.invalid) == ({"2.0.0": ["unrelated"]}, ())
+    assert (unseen.state, kinds(unseen)) == (FailuresState.NOT_PREDICTED, {})
+
+
+def test_an_image_of_which_no_prediction_can_be_used_is_refused() -> None:
+    assert of([prediction(FACE), prediction(FAR)], [annotation(NEAR)]).is_refused
 
 
 def test_an_invalid_prediction_is_named_with_its_version_and_place() -> None:

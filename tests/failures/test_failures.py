@@ -43,8 +43,8 @@ def loaded(store: Store, folder: Path, tmp_path: Path) -> Store:
     return store
 
 
-def kinds(answer: ImageFailures) -> list[str] | None:
-    return None if answer.items is None else [str(item.kind) for item in answer.items]
+def kinds(answer: ImageFailures) -> list[str]:
+    return [str(item.kind) for item in answer.items]
 
 
 def test_the_brief_s_four_images(store: Store, face_slice: Path, tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_the_brief_s_four_images(store: Store, face_slice: Path, tmp_path: Path)
     assert [(answer.image_id, answer.state, kinds(answer)) for answer in answers] == [
         (THE_BRIEFS[0], "annotated", ["misplaced", "unrelated"]),
         (THE_BRIEFS[1], "annotated", ["match"]),
-        (THE_BRIEFS[2], "not_annotated", None),
-        (THE_BRIEFS[3], "not_annotated", None),
+        (THE_BRIEFS[2], "not_annotated", []),
+        (THE_BRIEFS[3], "not_annotated", []),
     ]
     assert json.loads(answers[1].model_dump_json())["items"] == [
         {
@@ -70,12 +70,70 @@ def test_the_brief_s_four_images(store: Store, face_slice: Path, tmp_path: Path)
     ]
 
 
-def test_an_answer_without_items_has_no_such_field(store: Store) -> None:
+def test_an_image_that_is_not_annotated_answers_with_its_predictions_and_no_field_of_items(store: Store) -> None:
     write(store, "a", predicted=[FACE])
+    audit = {"image_id": "a", "model_version": "1.0.0", "task_version": "1.0.0", "timestamp": 1, "auditor": "x"}
+    store["bbox.human_audit"].insert_one(audit | {"bbox_correct": False})
 
     [answer] = failures(store, ["a"])
 
-    assert answer.model_dump() == {"image_id": "a", "state": "not_annotated", "invalid": []}
+    predicted = {"model_version": "1.0.0", "verdict": False, "boxes": [FACE]}
+    assert answer.model_dump() == {
+        "image_id": "a",
+        "state": "not_annotated",
+        "predictions": [predicted],
+        "invalid": [],
+    }
+    assert list(answer.items) == []  # a loop over it needs no question first
+    assert ImageFailures.model_validate_json(answer.model_dump_json()) == answer
+
+
+def test_an_annotated_image_without_items_has_the_field_and_no_predictions(store: Store) -> None:
+    write(store, "a", predicted=[], annotated=None)
+
+    [answer] = failures(store, ["a"])
+
+    assert answer.model_dump() == {
+        "image_id": "a",
+        "state": "annotated",
+        "items": [],
+        "predictions": [],
+        "invalid": [],
+    }
+
+
+def test_nothing_is_spurious_where_the_annotation_cannot_be_read(store: Store) -> None:
+    write(store, "a", predicted=[FACE], annotated=SWAPPED)
+
+    [answer] = failures(store, ["a"])
+
+    assert (answer.state, kinds(answer)) == ("annotated", [])
+    assert [(each.model_version, len(each.boxes)) for each in answer.predictions] == [("1.0.0", 1)]
+    assert [answer] == list(all_failures(store))
+    assert list(all_failures(store, selection=Selection.of(kinds=["spurious"]))) == []
+
+
+def test_an_image_that_the_wanted_version_never_saw_is_not_predicted(store: Store) -> None:
+    write(store, "a", predicted=[FACE], annotated=FACE)
+
+    [answer] = failures(store, ["a"], selection=Selection.of(model_versions=["2.0.0"]))
+
+    assert answer.model_dump() == {"image_id": "a", "state": "not_predicted", "predictions": [], "invalid": []}
+
+
+def test_a_stream_of_a_model_version_that_there_is_not_is_refused_at_once(store: Store) -> None:
+    write(store, "a", predicted=[FACE], annotated=FAR)
+
+    with pytest.raises(InputRefused, match=r"there are predictions of 1\.0\.0"):
+        all_failures(store, selection=Selection.of(model_versions=["2.0.0"]))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"image_ids": None}, {"image_ids": [1]}, {"selection": "missed"}, {"min_iou": "1"}]
+)
+def test_an_argument_of_another_type_is_refused(store: Store, arguments: Any) -> None:
+    with pytest.raises(InputRefused):
+        failures(store, **{"image_ids": [], **arguments})
 
 
 def test_answers_stand_in_the_order_asked_for(store: Store) -> None:
@@ -92,6 +150,13 @@ def test_an_id_that_is_not_in_metadata_is_named(store: Store, unknown: str) -> N
 
     with pytest.raises(NotFound, match="no such image"):
         failures(store, ["a", unknown])
+
+
+def test_an_id_in_an_error_stands_in_quotes_on_one_line(store: Store) -> None:
+    with pytest.raises(NotFound) as error:
+        failures(store, ["", "a\tb\n"])
+
+    assert str(error.value).startswith('"", "a\\tb\\n": no such image')
 
 
 def test_an_id_that_is_a_list_is_no_image_s(store: Store) -> None:
@@ -121,7 +186,7 @@ def test_the_stream_has_all_but_the_matches(store: Store) -> None:
 
     found = {answer.image_id: kinds(answer) for answer in all_failures(store)}
 
-    assert found == {"broken": None, "wrong": ["spurious"]}
+    assert found == {"broken": [], "wrong": ["spurious"]}
 
 
 def test_the_stream_has_matches_where_they_are_asked_for(store: Store) -> None:
@@ -138,9 +203,9 @@ _images = st.lists(
     st.tuples(st.none() | _some_boxes, st.none() | st.sampled_from([FACE, FAR, SWAPPED, "None"])), max_size=12
 )
 _selections = st.builds(
-    Selection.of,
-    kinds=st.sets(st.sampled_from(Kind)),
-    model_versions=st.sets(st.sampled_from(["1.0.0", "2.0.0"])),
+    Selection,
+    kinds=st.frozensets(st.sampled_from(Kind)),
+    model_versions=st.frozensets(st.sampled_from(["1.0.0", "2.0.0"])),
     iou_below=st.none() | st.just(0.5),
 )
 
@@ -154,6 +219,7 @@ def test_the_stream_says_what_each_image_says(
         store[name].delete_many({})
     for number, (predicted, annotated) in enumerate(images):
         write(store, f"{number:02}", predicted=predicted, annotated=... if annotated is None else annotated)
+    store["bbox.model"].insert_many([{"image_id": None, "model_version": each} for each in ("1.0.0", "2.0.0")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "BATCH", batch)
         streamed = list(all_failures(store, selection=selection))
@@ -164,7 +230,7 @@ def test_the_stream_says_what_each_image_says(
         iou_below=selection.iou_below,
     )
     each = failures(store, [f"{number:02}" for number in range(len(images))], selection=chosen)
-    assert streamed == [answer for answer in each if answer.items or (selection == Selection() and answer.invalid)]
+    assert streamed == [answer for answer in each if answer.items or (selection.takes_all and answer.invalid)]
 
 
 def test_the_stream_tells_how_far_it_is(store: Store) -> None:

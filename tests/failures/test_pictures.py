@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from truthloop.cli.failures import _number
 from truthloop.failures.against import against
 from truthloop.failures.documents import FailureSummary, ImageFailures
 from truthloop.failures.failures import answer
+from truthloop.failures.figure import _short
 from truthloop.failures.figure import draw as draw_summary
-from truthloop.failures.plot import draw
+from truthloop.failures.plot import _signed, draw
 from truthloop.failures.read import ImageDocuments
 from truthloop.failures.selection import Selection
 from truthloop.failures.summary import Tally
@@ -19,7 +21,7 @@ from truthloop.failures.summary import Tally
 FACE = {"left": 0.2, "top": 0.2, "right": 0.4, "bottom": 0.4}
 FAR = {"left": 0.8, "top": 0.8, "right": 0.9, "bottom": 0.9}
 SWAPPED = {"left": 0.4, "top": 0.2, "right": 0.2, "bottom": 0.4}
-ORANGE, BLUE = (0xC2, 0x50, 0x1F), (0x1D, 0x4F, 0xA8)
+ORANGE, BLUE, LILAC = (0xC2, 0x50, 0x1F), (0x1D, 0x4F, 0xA8), (0xE0, 0xD7, 0xF3)
 
 
 def crowd(number: int) -> list[dict[str, float]]:
@@ -58,12 +60,25 @@ def colours(picture: bytes) -> dict[Any, int]:
         failures({"1.0.0": [FACE]}, []),
         failures({"1.0.0": []}, [None]),
         failures({"1.0.0": [FACE]}, [SWAPPED]),
+        failures({"1.0.0": [], "2.0.0": crowd(40)}, []),
+        failures({"1.0.0\x1b": [FACE]}, [FACE], image_id="tab\there \x07 木"),
         failures({"1.0.0": [FACE]}, [FAR]),
         failures({f"{n}.0.0-a-very-long-version-name": [FACE, FACE] for n in range(7)}, [FACE]),
         failures({"1.0.0": crowd(40)}, crowd(30), image_id="$x$/" + "é" * 200),
         failures({"1.0.0": [{"left": -900, "top": 10, "right": 900, "bottom": 1e30}]}, [FACE]),
     ],
-    ids=["nothing", "alone", "empty", "refused", "pair", "versions", "crowd", "far outside"],
+    ids=[
+        "nothing",
+        "alone",
+        "empty",
+        "refused",
+        "unjudged",
+        "control",
+        "pair",
+        "versions",
+        "crowd",
+        "far outside",
+    ],
 )
 def test_the_picture_of_an_image_has_the_promised_width_whatever_there_is_to_draw(shown: ImageFailures) -> None:
     assert opened(draw(shown)).width == 1690
@@ -75,6 +90,32 @@ def test_each_side_has_its_colour() -> None:
 
     assert predicted_only[ORANGE] > 1000
     assert both[BLUE] > predicted_only[BLUE] + 1000  # beside the sample of the line in the legend
+
+
+def test_the_predictions_of_an_image_that_is_not_annotated_are_drawn() -> None:
+    assert colours(draw(failures({"1.0.0": [FACE]}, [])))[ORANGE] > 1000
+    assert BLUE not in colours(draw(failures({"1.0.0": [FACE]}, [])))
+
+
+@pytest.mark.parametrize("value", [0.0, -0.00001, 0.0975, -0.26152, 0.44])
+def test_a_delta_is_written_as_the_terminal_writes_it(value: float) -> None:
+    assert _signed(value).replace("\N{MINUS SIGN}", "-") == _number(value, signed=True)
+
+
+def test_a_kind_that_no_box_is_of_has_no_place_in_the_legend() -> None:
+    drawn = {}
+    for name, boxes in (("duplicate", [FACE, FACE]), ("none", [FACE, FAR])):
+        tally = Tally()
+        for image in against([documents({"1.0.0": boxes}, [FACE])]):
+            tally.add(image)
+        drawn[name] = colours(draw_summary(tally.summary(synthetic=False, min_iou=0.0)))
+
+    assert LILAC in drawn["duplicate"]
+    assert LILAC not in drawn["none"]
+
+
+def test_a_version_is_written_as_it_is() -> None:
+    assert (_short("2.0.0"), _short("a\tb")) == ("2.0.0", "a\\tb")
 
 
 def summary(versions: int) -> FailureSummary:

@@ -16,9 +16,10 @@ from truthloop.boxes import Box
 from truthloop.errors import InputRefused
 from truthloop.failures.against import Image, against
 from truthloop.failures.documents import FailureSummary
-from truthloop.failures.failures import failures
+from truthloop.failures.failures import all_failures
+from truthloop.failures.kinds import Kind
 from truthloop.failures.read import ImageDocuments
-from truthloop.failures.selection import Size
+from truthloop.failures.selection import Selection, Size
 from truthloop.failures.summary import EdgeTally, Tally, quantiles, summary
 from truthloop.ingest.load import load
 from truthloop.store.connection import Store
@@ -206,12 +207,33 @@ def test_an_interval_holds_its_own_median(images: list[list[float]]) -> None:
 
 
 def test_only_the_wanted_versions_are_counted() -> None:
-    tally = Tally(model_versions=frozenset({"2.0.0"}))
-    for each in against([image("a", [FACE], [FACE]), image("b", [FACE], [FACE], "2.0.0")]):
+    images = [
+        image("a", [FACE], [FACE]),
+        image("b", [FACE], [FACE], "2.0.0"),
+        image("c", [FACE], [box(0.4, 0.2, 0.2, 0.4)]),
+        image("d", [FACE], [box(0.4, 0.2, 0.2, 0.4)], "2.0.0"),
+        ImageDocuments(image_id="e", predictions=image("e", [FACE], []).predictions, annotations=()),
+    ]
+    tally = Tally()
+    for each in against(images, model_versions={"2.0.0"}):
         tally.add(each)
 
-    told = tally.summary(synthetic=False, min_iou=0.0)
-    assert [version.model_version for version in told.model_versions] == ["2.0.0"]
+    told = tally.summary(synthetic=False, min_iou=0.0, asked={"2.0.0"})
+    assert [version.model_version for version in told.model_versions] == told.asked == ["2.0.0"]
+    assert (told.images, told.compared, told.not_predicted, told.not_annotated) == (5, 1, 3, 0)
+    assert (told.refused.count, told.refused.examples) == (1, ["d"])
+
+
+@pytest.mark.parametrize("model_versions", ["3.0.0", ["2.0.0", "3.0.0"]])
+def test_a_model_version_that_there_is_not_is_refused_and_the_others_named(
+    store: Store, model_versions: Any
+) -> None:
+    store["bbox.model"].insert_many(
+        [{"model_version": "2.0.0"}, {"model_version": "10.0.0"}, {"model_version": 1}]
+    )
+
+    with pytest.raises(InputRefused, match=r'"3\.0\.0": there are predictions of 10\.0\.0, 2\.0\.0\.'):
+        summary(store, model_versions=model_versions)
 
 
 def test_the_summary_of_the_slice_is_that_of_its_answers(store: Store, face_slice: Path, tmp_path: Path) -> None:
@@ -221,11 +243,12 @@ def test_the_summary_of_the_slice_is_that_of_its_answers(store: Store, face_slic
     assert (told.images, told.compared, told.not_predicted, told.not_annotated) == (2443, 776, 342, 1324)
     assert (told.refused.count, told.refused.examples) == (1, ["0c8ab894bf50daa46320126e4d731a35"])
     counted: dict[str, Counter[Any]] = {}
-    image_ids = [document["image_id"] for document in store["metadata"].find()]
-    for answer in failures(store, image_ids):
-        if answer.image_id not in told.refused.examples:
-            for item in answer.items or ():
-                counted.setdefault(item.model_version, Counter())[item.kind] += 1
+    for answer in all_failures(store, selection=Selection.of(kinds=list(Kind))):
+        for item in answer.items:
+            counted.setdefault(item.model_version, Counter())[item.kind] += 1
+    narrowed = summary(store, model_versions="2.0.0")
+    assert (narrowed.compared, narrowed.model_versions) == (474, told.model_versions[:1])
+    assert narrowed.compared + narrowed.not_predicted + narrowed.not_annotated + narrowed.refused.count == 2443
     for version in told.model_versions:
         kinds = counted[version.model_version]
         assert version.unrelated == kinds["unrelated"]
@@ -235,8 +258,8 @@ def test_the_summary_of_the_slice_is_that_of_its_answers(store: Store, face_slic
         assert version.counts.spurious == kinds["spurious"] + kinds["unrelated"]
 
 
-@pytest.mark.parametrize("worst", [-1, 1001])
-def test_a_number_of_worst_images_out_of_range_is_refused(store: Store, worst: int) -> None:
+@pytest.mark.parametrize("worst", [-1, 1001, None])
+def test_a_number_of_worst_images_out_of_range_is_refused(store: Store, worst: Any) -> None:
     with pytest.raises(InputRefused, match="worst"):
         summary(store, worst=worst)
 

@@ -28,6 +28,7 @@ EXAMPLE: dict[str, Any] = {
             "kind": "match",
         }
     ],
+    "predictions": [],
     "invalid": [],
 }
 
@@ -61,7 +62,8 @@ def get_failures(
         float, Query(ge=0, le=1, description="Boxes whose IoU is lower aren't paired at all.", examples=[0.1])
     ] = 0.0,
     model_version: Annotated[
-        list[str] | None, Query(description="Only items of these model versions.", examples=[["2.0.0"]])
+        list[str] | None,
+        Query(description="Only these model versions, as if there were no others.", examples=[["2.0.0"]]),
     ] = None,
     kind: Annotated[
         list[Kind] | None, Query(description="Only items of these kinds.", examples=[["missed"]])
@@ -82,7 +84,8 @@ def get_failures(
     """Each prediction of each model version against the annotations that the dataset takes.
 
     These are the annotations of the task version that was annotated last. `items` is there only if the image is
-    both predicted and annotated; an image that is neither is no error, and 404 is for ids that no image has.
+    both predicted and annotated; where there is nothing to compare with, `predictions` has what was predicted. An
+    image that is neither is no error, and 404 is for ids that no image has.
     """
     selection = Selection.of(
         model_versions=model_version or (),

@@ -1,9 +1,12 @@
 """`truthloop failures`."""
 
+import os
+import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
         FailureSummary,
         ImageFailures,
         InvalidBox,
+        UnjudgedPrediction,
     )
     from truthloop.failures.selection import Selection
     from truthloop.workspace import Workspace
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 KINDS = ("match", "misplaced", "unrelated", "missed", "spurious", "duplicate")
 SIZES = ("small", "medium", "large")
 DEFAULT_WORST = 10
+# Items a person reads fit into it, on a wider terminal, too.
+COLUMNS = 80
 
 
 def show_failures(
@@ -47,7 +53,7 @@ def show_failures(
     ] = 0.0,
     model_version: Annotated[
         list[str] | None,
-        typer.Option("--model-version", metavar="VERSION", help="Only of this model version; can be repeated."),
+        typer.Option("--model-version", metavar="VERSION", help="Only this model version; can be repeated."),
     ] = None,
     kind: Annotated[
         list[str] | None,
@@ -147,7 +153,7 @@ def show_failures(
             if as_json:
                 _write_array(answers)
             else:
-                console().print(report(answers))
+                console().print(report(answers, selection))
 
 
 def _check_use(
@@ -200,76 +206,138 @@ def _write_array(answers: list["ImageFailures"]) -> None:
 
 
 def _stream(workspace: "Workspace", selection: "Selection", min_iou: float, *, as_json: bool) -> None:
-    """One line an answer as JSON, or one an item."""
+    """One answer a line as JSON, or one item; on a terminal, items in the width of one."""
     images = items = 0
-    for answer in _found(workspace, selection, min_iou):
-        images += 1
-        items += len(answer.items or ())
-        if as_json:
-            sys.stdout.write(answer.model_dump_json() + "\n")
-        else:
-            sys.stdout.writelines(f"{line}\n" for line in _lines(answer))
+    is_terminal = sys.stdout.isatty()
+    with ExitStack() as counter:
+        progress = counter.enter_context(counting())
+        for answer in workspace.all_failures(selection=selection, min_iou=min_iou, progress=progress):
+            if not _is_file(sys.stdout):
+                counter.close()  # the lines tell that it goes on, and may stand on the same screen
+            images += 1
+            items += len(answer.items)
+            if as_json:
+                sys.stdout.write(answer.model_dump_json() + "\n")
+                continue
+            rows = _rows(answer, with_invalid=selection.takes_all)
+            lines = _compact(answer.image_id, rows) if is_terminal else map("\t".join, rows)
+            sys.stdout.writelines(f"{line}\n" for line in lines)
     if not as_json:
-        messages().print(f"{count(items)} on {number_of(images, 'image')}.", style="dim")
+        messages().print(f"{number_of(items, 'item')} on {number_of(images, 'image')}.", style="dim")
 
 
-def _found(workspace: "Workspace", selection: "Selection", min_iou: float) -> Iterator["ImageFailures"]:
-    if sys.stdout.isatty():  # the lines tell that it goes on, and a counter would come between them
-        yield from workspace.all_failures(selection=selection, min_iou=min_iou)
-        return
-    with counting() as progress:
-        yield from workspace.all_failures(selection=selection, min_iou=min_iou, progress=progress)
+def _is_file(out: TextIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(out.fileno()).st_mode)
+    except OSError:  # nothing of the system's stands behind it
+        return False
 
 
-def _lines(answer: "ImageFailures") -> Iterator[str]:
-    """Its items, and what can't be compared, with tabs between the fields."""
-    for item in answer.items or ():
-        yield "\t".join(
-            (
-                item.image_id,
-                item.model_version,
-                item.kind,
-                "" if item.iou is None else f"{item.iou:.3f}",
-                _edges_text(item.predicted),
-                _edges_text(item.annotated),
-            )
+def _rows(answer: "ImageFailures", *, with_invalid: bool) -> Iterator[tuple[str, ...]]:
+    """Its items: image, model version, kind, IoU, predicted and annotated box.
+
+    Then what can't be compared, of the kind `invalid`, with the reason as a seventh field.
+    """
+    from truthloop.failures.documents import escaped
+
+    image_id = escaped(answer.image_id)
+    for item in answer.items:
+        iou = "" if item.iou is None else f"{item.iou:.3f}"
+        boxes = _edges_text(item.predicted), _edges_text(item.annotated)
+        yield image_id, escaped(item.model_version), item.kind, iou, *boxes
+    for box in answer.invalid if with_invalid else ():
+        edges = _edges_text(box.box)
+        boxes = (edges, "") if box.side == "predicted" else ("", edges)
+        yield (
+            image_id,
+            escaped(box.model_version or ""),
+            "invalid",
+            "",
+            *boxes,
+            f"{box.side}: {escaped(box.reason)}",
         )
-    for box in answer.invalid:
-        yield "\t".join((answer.image_id, box.model_version or "", "invalid", "", box.side, box.reason))
+
+
+def _compact(image_id: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """An image's rows within 80 columns: its id on a line, the rows under it; what is longer goes on below."""
+    from textwrap import wrap
+
+    from truthloop.failures.documents import escaped
+
+    yield from wrap(escaped(image_id), COLUMNS, break_on_hyphens=False) or [""]
+    for _, version, kind, iou, predicted, annotated, *reason in rows:
+        boxes = f"{predicted or '–':<23}  {annotated or '–'}" if not reason else predicted or annotated
+        row = "  ".join((f"{version:<5}", f"{kind:<10}", f"{iou or '–':<5}", boxes, *reason))
+        yield from wrap(row, COLUMNS, initial_indent="  ", subsequent_indent="         ", break_on_hyphens=False)
 
 
 def _edges_text(edges: "EdgesAnswer | None") -> str:
     return "" if edges is None else f"{edges.left:g},{edges.top:g},{edges.right:g},{edges.bottom:g}"
 
 
-def report(answers: Iterable["ImageFailures"]) -> "RenderableType":
+def report(answers: Iterable["ImageFailures"], selection: "Selection") -> "RenderableType":
     """The answers as people read them, at most 80 columns wide."""
     from rich.console import Group
     from rich.text import Text
+
+    from truthloop.failures.documents import escaped
 
     parts: list[RenderableType] = []
     for answer in answers:
         if parts:
             parts.append(Text())
-        parts.append(Text.assemble((answer.image_id, "bold"), f"  {_heading(answer)}"))
+        parts.append(Text.assemble((escaped(answer.image_id), "bold"), f"  {_heading(answer, selection)}"))
         if answer.items:
             parts += [Text(), _items(answer.items)]
+        if answer.predictions:
+            parts += [Text(), _unjudged(answer.predictions)]
         if answer.invalid:
             parts += [Text(), *_invalid(answer.invalid)]
     return Group(*parts)
 
 
-def _heading(answer: "ImageFailures") -> str:
+def _heading(answer: "ImageFailures", selection: "Selection") -> str:
     from collections import Counter
 
     if answer.state == "not_predicted":
+        if selection.model_versions:
+            return f"not predicted: {_named(selection.model_versions)} hasn't looked at it"
         return "not predicted: no model has looked at it"
     if answer.state == "not_annotated":
         return "not annotated: nothing to compare with"
+    if any(box.side == "annotated" for box in answer.invalid):
+        return "its annotation can't be used: nothing to compare with"
     if not answer.items:
-        return "no items"
+        return "no such items" if not selection.takes_all else "no boxes to compare"
     kinds = Counter(str(item.kind) for item in answer.items)
     return ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
+
+
+def _named(model_versions: Collection[str]) -> str:
+    """Versions that were asked for, in a sentence."""
+    from truthloop.failures.documents import escaped
+    from truthloop.versions import version_key
+
+    return "model " + " or ".join(map(escaped, sorted(model_versions, key=version_key, reverse=True)))
+
+
+def _unjudged(predictions: list["UnjudgedPrediction"]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("model", overflow="fold", min_width=5)
+    table.add_column("audited as", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name in ("left", "top", "right", "bottom"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in predictions:
+        lead = each.model_version, {True: "correct", False: "incorrect", None: "–"}[each.verdict]
+        for box in each.boxes:
+            table.add_row(*lead, "predicted", *_numbers(box))
+            lead = "", ""
+        if not each.boxes:
+            table.add_row(*lead, "no box", *_numbers(None))
+    return table
 
 
 def _items(items: list["FailureItem"]) -> "Table":
@@ -318,6 +386,7 @@ def _number(value: float, *, signed: bool) -> str:
     >>> _number(0.44, signed=False), _number(-0.26152, signed=True)
     ('0.440', '-0.2615')
     """
+    value = round(value, 4) + 0.0  # +0.0, so that nothing is -0.000
     text = f"{value:+.4f}" if signed else f"{value:.4f}"
     return text.removesuffix("0")
 
@@ -341,13 +410,21 @@ def summary_report(told: "FailureSummary") -> "RenderableType":
     from rich.console import Group
     from rich.text import Text
 
+    from truthloop.failures.documents import escaped
+
+    by_these = f" by {_named(told.asked)}" if told.asked else ""
     parts: list[RenderableType] = [
         Text.assemble((f"{number_of(told.compared, 'image')} compared", "bold"), f" of {count(told.images)}"),
         Text(
-            f"Left out: {count(told.not_annotated)} not annotated, {count(told.not_predicted)} not predicted,\n"
-            f"{count(told.refused.count)} with an annotation that can't be used."
+            f"Left out: {count(told.not_annotated)} not annotated, "
+            f"{count(told.not_predicted)} not predicted{by_these},\n"
+            f"{count(told.refused.count)} with annotations or predictions that can't be used"
+            f"{':' if told.refused.count else '.'}"
         ),
+        *(Text(f"  {escaped(image_id)}") for image_id in told.refused.examples),
     ]
+    if told.refused.count > len(told.refused.examples):
+        parts.append(Text("  ... (truthloop failures --all lists them)"))
     if told.synthetic:
         parts.append(Text("SYNTHETIC SAMPLE DATA: made up by `truthloop sample`, not measured.", "bold yellow"))
     if told.min_iou:

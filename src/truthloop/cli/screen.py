@@ -57,15 +57,28 @@ def write_json(answer: "BaseModel | Mapping[str, Any]", *, one_line: bool = Fals
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """Says what is being waited for, on a terminal, for as long as it lasts."""
-    with messages().status(text):
+    with _spinning(text):
         yield
 
 
 @contextmanager
 def counting() -> Iterator[Callable[[int], None]]:
     """Says, on a terminal, how many images have been counted, where it comes to counting them all."""
-    with messages().status("Counting ...") as shown:
-        yield lambda number: shown.update(f"Counting ... {number_of(number, 'image')}")
+    with _spinning("Counting ...") as show:
+        yield lambda number: show(f"Counting ... {number_of(number, 'image')}")
+
+
+@contextmanager
+def _spinning(text: str) -> Iterator[Callable[[str], None]]:
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    spinner = Spinner("dots", text=text, style="status.spinner")
+    # Not `Console.status`: while it lasts, what is written to the standard output goes to the standard error, so
+    # that with `> FILE` the answer would be on the screen and the file empty.
+    is_shared = sys.stdout.isatty()
+    with Live(spinner, console=messages(), refresh_per_second=12.5, transient=True, redirect_stdout=is_shared):
+        yield lambda now: spinner.update(text=now)
 
 
 def count(number: int) -> str:

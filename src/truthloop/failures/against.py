@@ -1,13 +1,13 @@
 """From an image's documents to what each model version predicted against what holds. Pure, no I/O."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from truthloop.boxes import Box, BoxError, parse
 from truthloop.datasets.rule import NO_FACE, GroupUnreadable, latest_group
 from truthloop.failures.documents import EdgesAnswer, FailuresState, InvalidBox
-from truthloop.failures.kinds import Boxes, Compared, Invalid, Read, Side, compare
+from truthloop.failures.kinds import Boxes, Compared, Edges, Invalid, Read, Side, compare
 from truthloop.failures.read import Document, ImageDocuments
 from truthloop.versions import version_key
 
@@ -21,6 +21,14 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unjudged:
+    """One model version's boxes on an image, which there is nothing to compare with."""
+
+    model_version: str
+    boxes: tuple[Edges, ...]  # in the prediction's order, without those that are invalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """One image, each of its model versions against the annotations that hold."""
 
@@ -28,31 +36,36 @@ class Image:
     state: FailuresState
     task_version: str | None  # of the annotations that hold; None without any, or where it can't be told
     versions: tuple[Version, ...]  # newest first; none unless the state is annotated
+    unjudged: tuple[Unjudged, ...]  # newest first; none where there are `versions`
     invalid: tuple[InvalidBox, ...]
 
     @property
     def is_refused(self) -> bool:
-        """Whether a person looked and what was drawn can't be used, so that nothing is known of the truth."""
-        return any(box.side is Side.ANNOTATED for box in self.invalid)
+        """Whether a model and a person looked, and what is stored can't be used, so that nothing is compared."""
+        return self.state is FailuresState.ANNOTATED and not self.versions
 
 
-def against(images: Iterable[ImageDocuments], *, min_iou: float = 0.0) -> list[Image]:
+def against(
+    images: Iterable[ImageDocuments], *, min_iou: float = 0.0, model_versions: Collection[str] = ()
+) -> list[Image]:
     """Compares every model version's prediction of each image with the annotations that hold.
 
     These are the group that the dataset's rule takes (`latest_group`). An annotation that is null adds no box, so
     a group of these alone says that there is nothing to be found.
 
-    Where that group can't be told, or several predictions of one version contradict each other, nothing is
-    compared and `invalid` says why; to go on without would make rows up.
+    Where that group can't be told, or one of its boxes can't be used, nothing is compared, just as the image is
+    left out of the dataset: a predicted box alone may be the one that can't be read. Nor is a version compared
+    whose predictions contradict each other. `invalid` says why; to go on without would make rows up.
 
     Args:
         images: what is stored of each.
         min_iou: in [0, 1]; boxes whose IoU is lower aren't paired.
+        model_versions: whose predictions are looked at, as if there were no others; all if there are none.
 
     Returns:
         One answer an image, in the order given; the order of an image's documents doesn't matter.
     """
-    read = [_Readable.of(image) for image in images]
+    read = [_Readable.of(image, model_versions) for image in images]
     found = iter(compare((boxes for image in read for boxes in image.comparisons()), min_iou=min_iou))
     return [image.with_comparisons([next(found) for _ in image.comparisons()]) for image in read]
 
@@ -70,8 +83,9 @@ class _Readable:
     faults: tuple[InvalidBox, ...]
 
     @classmethod
-    def of(cls, image: ImageDocuments) -> "_Readable":
-        predicted, faults = _predicted(image.predictions)
+    def of(cls, image: ImageDocuments, model_versions: Collection[str]) -> "_Readable":
+        predictions = [each for each in image.predictions if _is_wanted(each.get("model_version"), model_versions)]
+        predicted, faults = _predicted(predictions)
         annotated: tuple[Read, ...] = ()
         task_version, is_comparable = None, False
         if image.annotations:
@@ -82,7 +96,7 @@ class _Readable:
             else:
                 task_version, is_comparable = group.task_version, True
                 annotated = tuple(_annotated(group.documents))
-        if not any(isinstance(each.get("model_version"), str) for each in image.predictions):
+        if not any(isinstance(each.get("model_version"), str) for each in predictions):
             state = FailuresState.NOT_PREDICTED  # as the status counts it
         else:
             state = FailuresState.ANNOTATED if image.annotations else FailuresState.NOT_ANNOTATED
@@ -118,16 +132,27 @@ class _Readable:
             (_invalid(each, task_version=self.task_version) for each in annotated.invalid),
             key=lambda box: (box.reason, box.model_dump_json()),
         )
-        versions = zip(self.predicted, compared, strict=True)
+        is_compared = self.state is FailuresState.ANNOTATED and self.is_comparable and not annotated.invalid
+        versions = list(zip(self.predicted, compared, strict=True))
         return Image(
             image_id=self.image_id,
             state=self.state,
             task_version=self.task_version,
             versions=tuple(Version(model_version=version, compared=of_one) for version, of_one in versions)
-            if self.state is FailuresState.ANNOTATED and self.is_comparable
+            if is_compared
             else (),
+            unjudged=() if is_compared else tuple(_unjudged(version, of_one) for version, of_one in versions),
             invalid=tuple(invalid),
         )
+
+
+def _unjudged(model_version: str, compared: Compared) -> Unjudged:
+    boxes = tuple(item.predicted for item in compared.items if item.predicted is not None)
+    return Unjudged(model_version=model_version, boxes=boxes)
+
+
+def _is_wanted(model_version: Any, model_versions: Collection[str]) -> bool:
+    return not model_versions or (isinstance(model_version, str) and model_version in model_versions)
 
 
 def _predicted(documents: Sequence[Document]) -> tuple[dict[str, tuple[Read, ...]], list[InvalidBox]]:

@@ -1,6 +1,7 @@
 """What the stage answers: each predicted box of an image against the annotated one it is paired with."""
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field
 
@@ -54,16 +55,35 @@ class InvalidBox(Answer):
     box: EdgesAnswer | None = Field(description="As stored; null if its four edges can't be told.")
 
 
+class UnjudgedPrediction(Answer):
+    """What a model version predicted on an image where there is nothing to compare it with."""
+
+    model_version: str
+    verdict: bool | None = Field(
+        description="What the audits say of it, as the status counts it; null without any, or where they are even."
+    )
+    boxes: list[EdgesAnswer] = Field(description="In the prediction's order, without those in `invalid`.")
+
+
+class NoItems(list[Any]):
+    """No items since the image isn't annotated: empty in Python, and as JSON the field isn't there."""
+
+
 class ImageFailures(Answer):
     """Where the model was right and wrong on one image."""
 
     image_id: str
     state: FailuresState = Field(description="`items` are there only if it is `annotated`.")
-    items: list[FailureItem] | None = Field(
-        default=None,
-        exclude_if=lambda items: items is None,
+    items: list[FailureItem] = Field(
+        default_factory=NoItems,
+        exclude_if=lambda items: isinstance(items, NoItems),
         description="By model version, the newest first: an item for each of its boxes, then one for each that it "
         "missed. Not there unless the state is `annotated`: no rows are made up.",
+    )
+    predictions: list[UnjudgedPrediction] = Field(
+        default_factory=list,
+        description="What models predicted, the newest version first, where there is nothing to compare with: the "
+        "image isn't annotated, or its annotation can't be used. Else empty: predicted boxes are in `items`.",
     )
     invalid: list[InvalidBox] = Field(description="Boxes that can't be compared, and stand in no item.")
 
@@ -146,10 +166,10 @@ class WorstImage(Answer):
 
 
 class Refused(Answer):
-    """Images left out since an annotation of theirs can't be used, as from the dataset."""
+    """Images left out since their annotations, or their predictions, can't be used."""
 
     count: int
-    examples: list[str]
+    examples: list[str] = Field(description="The first five of their ids; `--all` lists what is wrong with each.")
 
 
 class FailureSummary(Answer):
@@ -159,11 +179,25 @@ class FailureSummary(Answer):
     """
 
     images: int = Field(ge=0, description="All images in `metadata`.")
-    compared: int = Field(ge=0, description="Those with a prediction and usable annotations.")
-    not_predicted: int
-    not_annotated: int
+    asked: list[str] = Field(
+        description="The model versions that were asked for, as if there were no others; none means all."
+    )
+    compared: int = Field(ge=0, description="Those with a usable prediction and usable annotations.")
+    not_predicted: int = Field(ge=0, description="Those without a prediction, annotated or not.")
+    not_annotated: int = Field(ge=0, description="Those with a prediction that nobody annotated.")
     refused: Refused
     min_iou: float = Field(description="Boxes whose IoU is lower weren't paired.")
     model_versions: list[VersionFailures] = Field(description="Newest first.")
     worst: list[WorstImage] = Field(description="Most failures first.")
     synthetic: bool = Field(description="Whether the workspace holds made-up sample data.")
+
+
+def escaped(text: str) -> str:
+    r"""A text of somebody's data on one line: what doesn't print is written as Python would, a tab as `\t`.
+
+    >>> print(escaped("cam 1\t\x1b[2J"))
+    cam 1\t\x1b[2J
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

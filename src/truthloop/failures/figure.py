@@ -1,6 +1,7 @@
 """The summary as a picture for a report."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from truthloop.failures.documents import FailureSummary, KindCounts, VersionFailures
+from truthloop.failures.documents import FailureSummary, KindCounts, VersionFailures, escaped
 
 INK, MUTED, TRACK, GRID = "#1f2430", "#667085", "#eceef2", "#d5d9e0"
 # Dark, light, middle, so that neighbours differ in grey, too; they stand in the legend's order, with numbers.
@@ -57,20 +58,24 @@ def draw(summary: FailureSummary) -> bytes:
         _shifts(axes(RIGHT[0] + 0.35, RIGHT[1] - 0.35, top + 0.4, below - 0.85), versions)
     _foot(figure, summary, height)
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": "Truthloop"})
+    with warnings.catch_warnings():
+        # A box stands for a letter that the font lacks, which is seen well enough.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(out, format="png", metadata={"Software": "Truthloop"})
     return out.getvalue()
 
 
 def _heading(figure: Figure, summary: FailureSummary, height: float) -> None:
     compared = f"{summary.compared:,} images, predicted against annotated"
     figure.text(0.035, 1 - 0.4 / height, compared, size=17, weight="bold", color=INK, va="center")
+    by_these = "" if not summary.asked else f" by {_asked(summary.asked)}"
     left_out = (
         f"Of {summary.images:,} images  ·  {summary.not_annotated:,} not annotated  ·  "
-        f"{summary.not_predicted:,} not predicted"
+        f"{summary.not_predicted:,} not predicted{by_these}"
     )
     if summary.refused.count:
-        left_out += f"  ·  {summary.refused.count:,} with an annotation that can't be used"
-    figure.text(0.035, 1 - 0.72 / height, left_out, size=9, color=MUTED, va="center")
+        left_out += f"  ·  {summary.refused.count:,} that can't be used"
+    figure.text(0.035, 1 - 0.72 / height, left_out, size=9, color=MUTED, va="center", parse_math=False)
     if summary.synthetic:
         figure.text(
             0.045,
@@ -84,6 +89,11 @@ def _heading(figure: Figure, summary: FailureSummary, height: float) -> None:
         )
     if not summary.model_versions:
         figure.text(0.035, 1 - 1.3 / height, "There is nothing to compare.", size=11, color=INK, va="center")
+
+
+def _asked(versions: Sequence[str]) -> str:
+    named = ", ".join(map(_short, versions[:3]))
+    return f"model {named}" if len(versions) <= 3 else f"model {named} or {len(versions) - 3} others"
 
 
 def _annotated(counts: KindCounts) -> list[tuple[int, str]]:
@@ -163,7 +173,9 @@ def _bars(
     axes.annotate(title, (0, 1), (0, over), "axes fraction", "offset points", size=10.5, weight="bold", color=INK)
     if has_legend:
         x = 0.0
-        for _, colour in rows[0]:
+        for place, (number, colour) in enumerate(rows[0]):
+            if not number and not any(row[place][0] for row in rows):
+                continue  # no bar has it
             axes.annotate("■", (0, 1), (x, 6), "axes fraction", "offset points", size=9, color=colour)
             name = _NAMES[colour]
             axes.annotate(name, (0, 1), (x + 11, 6), "axes fraction", "offset points", size=8.5, color=INK)
@@ -275,5 +287,5 @@ def _foot(figure: Figure, summary: FailureSummary, height: float) -> None:
 
 def _short(version: str) -> str:
     """A version as it fits beside a bar."""
-    text = f"v{version}" if version[:1].isdigit() else version
+    text = escaped(version)
     return text if len(text) <= 10 else f"{text[:9]}…"

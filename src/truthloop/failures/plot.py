@@ -1,6 +1,7 @@
 """One image as a picture: what was predicted beside what was annotated, and both on top of each other."""
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -9,7 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from truthloop.failures.documents import EdgesAnswer, FailureItem, FailuresState, ImageFailures
+from truthloop.failures.documents import (
+    EdgesAnswer,
+    FailureItem,
+    FailuresState,
+    ImageFailures,
+    UnjudgedPrediction,
+    escaped,
+)
 from truthloop.failures.kinds import Kind
 
 INK, MUTED, CANVAS, GRID = "#1f2430", "#667085", "#f4f5f8", "#dfe3ea"
@@ -29,12 +37,28 @@ NUMBER_INCHES = 0.19
 
 @dataclass(frozen=True, slots=True)
 class _Numbered:
+    """An item, or a predicted box that nothing is compared with."""
+
     number: int
-    item: FailureItem
+    predicted: EdgesAnswer | None
+    annotated: EdgesAnswer | None
+    item: FailureItem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The boxes of one model version, numbered from 1."""
+
+    version: str
+    task: str | None  # None where nothing is compared with them
+    numbered: list[_Numbered]
+    verdict: str = ""
 
 
 def draw(failures: ImageFailures) -> bytes:
     """Draws each model version's boxes beside the annotated ones, then both, with pairs joined and deltas written.
+
+    Predictions that nothing is compared with stand alone, with the verdict of their audits.
 
     The canvas is plain and square, since neither the image's pixels nor its size are stored; fractions of its
     width and height stand along the edges.
@@ -43,28 +67,38 @@ def draw(failures: ImageFailures) -> bytes:
         A PNG with a white ground, 1,690 pixels wide; its height follows the number of versions and of boxes.
     """
     rows = _rows(failures)
-    heights = [_height(numbered) for _, numbered in rows]
+    heights = [_height(row.numbered) for row in rows]
     total = HEAD_INCHES + (sum(heights) if rows else 0.0) + 0.55
     figure = Figure(figsize=(WIDTH_INCHES, total), dpi=DOTS_PER_INCH, facecolor="white")
     _heading(figure, failures, total)
     top = HEAD_INCHES
-    low, high = _limits([each for _, numbered in rows for each in numbered])
-    for (version, numbered), height in zip(rows, heights, strict=True):
-        _row(figure, version, numbered, top, total, (low, high))
+    limits = _limits([each for row in rows for each in row.numbered])
+    for row, height in zip(rows, heights, strict=True):
+        _row(figure, row, top, total, limits)
         top += height
-    _foot(figure, failures, total)
+    _foot(figure, failures, rows, total)
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": "Truthloop"})
+    with warnings.catch_warnings():
+        # A box stands for a letter that the font lacks, which is seen well enough.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(out, format="png", metadata={"Software": "Truthloop"})
     return out.getvalue()
 
 
-def _rows(failures: ImageFailures) -> list[tuple[str, list[_Numbered]]]:
-    """The items of each version, in the order of the answer, numbered from 1."""
-    rows: dict[str, list[_Numbered]] = {}
-    for item in failures.items or ():
-        row = rows.setdefault(item.model_version, [])
-        row.append(_Numbered(len(row) + 1, item))
-    return list(rows.items())[:MAX_VERSIONS]
+def _rows(failures: ImageFailures) -> list[_Row]:
+    """The boxes of each version, in the order of the answer."""
+    rows: dict[str, _Row] = {}
+    for item in failures.items:
+        row = rows.setdefault(item.model_version, _Row(item.model_version, item.task_version, []))
+        row.numbered.append(_Numbered(len(row.numbered) + 1, item.predicted, item.annotated, item))
+    alone = [_unjudged(prediction) for prediction in failures.predictions]
+    return [*rows.values(), *alone][:MAX_VERSIONS]
+
+
+def _unjudged(prediction: UnjudgedPrediction) -> _Row:
+    verdict = {True: "audited as correct", False: "audited as incorrect", None: "no verdict"}[prediction.verdict]
+    numbered = [_Numbered(number, box, None) for number, box in enumerate(prediction.boxes, 1)]
+    return _Row(prediction.model_version, None, numbered, verdict)
 
 
 def _is_crowd(numbered: Sequence[_Numbered]) -> bool:
@@ -89,7 +123,7 @@ def _limits(numbered: Sequence[_Numbered]) -> tuple[float, float]:
     sides = [
         value
         for each in numbered
-        for edges in (each.item.predicted, each.item.annotated)
+        for edges in (each.predicted, each.annotated)
         if edges is not None
         for value in (edges.left, edges.top, edges.right, edges.bottom)
     ]
@@ -102,7 +136,7 @@ def _heading(figure: Figure, failures: ImageFailures, total: float) -> None:
     figure.text(
         LEFT_INCHES / WIDTH_INCHES,
         1 - 0.42 / total,
-        _shortened(failures.image_id, 60),
+        _shortened(escaped(failures.image_id), 60),
         size=16,
         weight="bold",
         color=INK,
@@ -111,9 +145,11 @@ def _heading(figure: Figure, failures: ImageFailures, total: float) -> None:
     )
     match failures.state:
         case FailuresState.NOT_PREDICTED:
-            text = "Not predicted: no model has looked at this image."
+            text = "Not predicted: there is no prediction to compare."
         case FailuresState.NOT_ANNOTATED:
             text = "Not annotated: no person has drawn boxes, so there is nothing to compare the predictions with."
+        case _ if failures.predictions:
+            text = "Its annotation can't be used, so there is nothing to compare the predictions with."
         case _ if not failures.items:
             text = "No boxes to compare."
         case _:
@@ -121,20 +157,11 @@ def _heading(figure: Figure, failures: ImageFailures, total: float) -> None:
     figure.text(LEFT_INCHES / WIDTH_INCHES, 1 - 0.76 / total, text, size=10, color=MUTED, va="center")
 
 
-def _row(
-    figure: Figure,
-    version: str,
-    numbered: Sequence[_Numbered],
-    top: float,
-    total: float,
-    limits: tuple[float, float],
-) -> None:
-    task = numbered[0].item.task_version
-    panels = (
-        (f"Predicted by model {_shortened(version, 14)}", True, False),
-        (f"Annotated, task {_shortened(task, 14)}", False, True),
-        ("Both", True, True),
-    )
+def _row(figure: Figure, row: _Row, top: float, total: float, limits: tuple[float, float]) -> None:
+    numbered = row.numbered
+    panels = [(f"Predicted by model {_shortened(escaped(row.version), 14)}", True, False)]
+    if row.task is not None:
+        panels += [(f"Annotated, task {_shortened(escaped(row.task), 14)}", False, True), ("Both", True, True)]
     side = CROWD_PANEL_INCHES if _is_crowd(numbered) else PANEL_INCHES
     for place, (title, with_predicted, with_annotated) in enumerate(panels):
         left = LEFT_INCHES + 0.15 + place * (side + GAP_INCHES)
@@ -143,7 +170,14 @@ def _row(
         )
         _canvas(axes, title, limits, with_scale=place == 0)
         _boxes(axes, numbered, NUMBER_INCHES / side, with_predicted=with_predicted, with_annotated=with_annotated)
-    _legend(figure, numbered, top, total)
+    if row.task is None:
+        _write(figure, LEFT_INCHES + 0.15 + side + GAP_INCHES, top + 0.1, total, _unjudged_text(row), colour=MUTED)
+    _legend(figure, numbered, len(panels), top, total)
+
+
+def _unjudged_text(row: _Row) -> str:
+    number = len(row.numbered)
+    return f"{number or 'no'} {'box' if number == 1 else 'boxes'}, {row.verdict}"
 
 
 def _canvas(axes: Axes, title: str, limits: tuple[float, float], *, with_scale: bool) -> None:
@@ -168,7 +202,7 @@ def _boxes(
     both = with_predicted and with_annotated
     anchors: list[tuple[int, EdgesAnswer, str]] = []
     for each in numbered:
-        predicted, annotated = each.item.predicted, each.item.annotated
+        predicted, annotated = each.predicted, each.annotated
         if with_annotated and annotated is not None:
             axes.add_patch(_rectangle(annotated, ANNOTATED, dashed=False))
         if with_predicted and predicted is not None:
@@ -180,7 +214,8 @@ def _boxes(
         shown = annotated if with_annotated and annotated is not None else predicted if with_predicted else None
         if shown is not None:
             anchors.append((each.number, shown, ANNOTATED if shown is annotated else PREDICTED))
-        if both and each.item.kind is Kind.UNRELATED and predicted is not None:  # they lie apart
+        is_unrelated = each.item is not None and each.item.kind is Kind.UNRELATED
+        if both and is_unrelated and predicted is not None:  # they lie apart
             anchors.append((each.number, predicted, PREDICTED))
     low, high = axes.get_xlim()
     taken: list[tuple[float, float]] = []
@@ -246,7 +281,7 @@ def _places(
     yield min(max(x, low + wide / 2), high - wide / 2), min(max(y, low + tall / 2), high - tall / 2)
 
 
-def _legend(figure: Figure, numbered: Sequence[_Numbered], top: float, total: float) -> None:
+def _legend(figure: Figure, numbered: Sequence[_Numbered], panels: int, top: float, total: float) -> None:
     """What each number is, and how far its edges were moved: beside the panels, or under them for a crowd."""
     shown = numbered[:MAX_ITEMS]
     if _is_crowd(numbered):
@@ -259,7 +294,7 @@ def _legend(figure: Figure, numbered: Sequence[_Numbered], top: float, total: fl
             text = f"and {len(numbered) - MAX_ITEMS} more, which `truthloop failures` lists"
             _write(figure, LEFT_INCHES + 0.15, top, total, text, colour=MUTED)
         return
-    left = LEFT_INCHES + 0.15 + 3 * (PANEL_INCHES + GAP_INCHES) + 0.05
+    left = LEFT_INCHES + 0.15 + panels * (PANEL_INCHES + GAP_INCHES) + (0.05 if panels > 1 else 0.0)
     for place, each in enumerate(shown):
         _entry(figure, each, left, top + 0.37 + place * ENTRY_INCHES, total)
 
@@ -267,11 +302,18 @@ def _legend(figure: Figure, numbered: Sequence[_Numbered], top: float, total: fl
 def _entry(figure: Figure, each: _Numbered, left: float, top: float, total: float) -> None:
     item, second, third = each.item, top + LINE_INCHES, top + 1.85 * LINE_INCHES
     _write(figure, left, top, total, str(each.number), bold=True)
+    if item is None:
+        assert each.predicted is not None  # it is a prediction's
+        _write(figure, left + 0.28, top, total, f"left {each.predicted.left:g}", colour=MUTED)
+        _write(figure, left + 1.4, top, total, f"top {each.predicted.top:g}", colour=MUTED)
+        _write(figure, left + 0.28, second, total, f"right {each.predicted.right:g}", colour=MUTED)
+        _write(figure, left + 1.4, second, total, f"bottom {each.predicted.bottom:g}", colour=MUTED)
+        return
     _write(figure, left + 0.28, top, total, str(item.kind), bold=True)
     if item.delta is None:
         _write(figure, left + 0.28, second, total, _ALONE[item.kind], colour=MUTED)
         return
-    _write(figure, left + 1.4, top, total, f"IoU {item.iou:.2f}")
+    _write(figure, left + 1.4, top, total, f"IoU {item.iou:.3f}")
     _write(figure, left + 0.28, second, total, f"left {_signed(item.delta.left)}", colour=MUTED)
     _write(figure, left + 1.4, second, total, f"top {_signed(item.delta.top)}", colour=MUTED)
     _write(figure, left + 0.28, third, total, f"right {_signed(item.delta.right)}", colour=MUTED)
@@ -302,17 +344,18 @@ _ALONE = {
 
 
 def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "\N{MINUS SIGN}")
+    """As the terminal's table has it: three places, or four where there are more."""
+    return f"{round(value, 4) + 0.0:+.4f}".removesuffix("0").replace("-", "\N{MINUS SIGN}")
 
 
-def _foot(figure: Figure, failures: ImageFailures, total: float) -> None:
+def _foot(figure: Figure, failures: ImageFailures, rows: Sequence[_Row], total: float) -> None:
     y = 1 - (total - 0.3) / total
     x = LEFT_INCHES / WIDTH_INCHES
-    if failures.items:
-        for text, colour, dashed, width in (
-            ("predicted", PREDICTED, True, 1.25),
-            ("annotated", ANNOTATED, False, 1.3),
-        ):
+    if rows:
+        samples = [("predicted", PREDICTED, True, 1.25)]
+        if failures.items:
+            samples.append(("annotated", ANNOTATED, False, 1.3))
+        for text, colour, dashed, width in samples:
             line = Rectangle(
                 (x, y - 0.04 / total),
                 0.35 / WIDTH_INCHES,
@@ -327,10 +370,10 @@ def _foot(figure: Figure, failures: ImageFailures, total: float) -> None:
             figure.text(x + 0.45 / WIDTH_INCHES, y + 0.025 / total, text, size=9, color=INK, va="center")
             x += width / WIDTH_INCHES
         x += 0.1 / WIDTH_INCHES
-    notes = (
-        ["The grey square is the image, from 0 to 1 both ways; its pixels aren't shown."] if failures.items else []
-    )
-    left_out = len({item.model_version for item in failures.items or ()}) - MAX_VERSIONS
+    notes = ["The grey square is the image, from 0 to 1 both ways; its pixels aren't shown."] if rows else []
+    versions = {item.model_version for item in failures.items}
+    versions |= {prediction.model_version for prediction in failures.predictions}
+    left_out = len(versions) - MAX_VERSIONS
     if left_out > 0:
         notes.append(f"{left_out} older model versions aren't shown.")
     if failures.invalid:

@@ -2,16 +2,19 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
+from truthloop.errors import InputRefused
+from truthloop.failures.documents import escaped
 from truthloop.monitor.read import Selector, is_image_id
 from truthloop.store.connection import Store
 from truthloop.store.migrations import SOURCE_INDEXES
+from truthloop.versions import version_key
 
 Document: TypeAlias = Mapping[str, Any]
 
@@ -20,6 +23,8 @@ Document: TypeAlias = Mapping[str, Any]
 _MOMENT_GONE = (239, 246)
 _ATTEMPTS, _PAUSE_SECONDS = 100, 0.05
 _BATCH = 100_000
+# An error names so many model versions at most.
+_NAMED = 10
 _FIELDS: Mapping[str, Mapping[str, int]] = {
     "metadata": {"_id": 0, "image_id": 1},
     "bbox.model": {"_id": 0, "image_id": 1, "model_version": 1, "bboxes": 1},
@@ -52,6 +57,40 @@ def read_images(store: Store, which: Selector) -> list[ImageDocuments]:
                     raise
                 time.sleep(_PAUSE_SECONDS)
         return _read_images(store, which)
+
+
+def read_audits(store: Store, image_ids: Iterable[str]) -> dict[str, list[Document]]:
+    """The audits of these images, by image."""
+    found: dict[str, list[Document]] = defaultdict(list)
+    with store.errors():
+        for document in store["bbox.human_audit"].find({"image_id": {"$in": list(image_ids)}}, {"_id": 0}):
+            found[document["image_id"]].append(document)
+    return found
+
+
+def check_model_versions(store: Store, model_versions: Collection[str]) -> None:
+    """Nothing, if there is a prediction of each of these versions.
+
+    Raises:
+        InputRefused: there is none of one of them; the text names those that there are.
+    """
+    with store.errors():
+        predictions = store["bbox.model"]
+        unknown = [
+            version
+            for version in sorted(model_versions)
+            if predictions.find_one({"model_version": version}) is None
+        ]
+        if not unknown:
+            return
+        stored = [version for version in predictions.distinct("model_version") if isinstance(version, str)]
+    newest_first = sorted(stored, key=version_key, reverse=True)
+    named = ", ".join(map(escaped, newest_first[:_NAMED])) + (", ..." if len(newest_first) > _NAMED else "")
+    there_are = f"there are predictions of {named}" if stored else "there are no predictions"
+    raise InputRefused(
+        f'model_version is "{escaped(unknown[0][:100])}": {there_are}.',
+        errors={"model_version": f"unknown: {there_are}"},
+    )
 
 
 def _read_images(store: Store, which: Selector) -> list[ImageDocuments]:

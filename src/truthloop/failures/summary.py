@@ -5,7 +5,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import TypeAlias
@@ -18,7 +18,8 @@ from truthloop.failures import documents as said
 from truthloop.failures.against import Image, Version
 from truthloop.failures.failures import all_images
 from truthloop.failures.kinds import Item, Kind, Side
-from truthloop.failures.selection import Size, check_iou, size_of
+from truthloop.failures.read import check_model_versions
+from truthloop.failures.selection import Size, check_iou, size_of, texts
 from truthloop.ingest.synthetic import is_synthetic
 from truthloop.store.connection import Store
 from truthloop.versions import version_key
@@ -167,7 +168,6 @@ class Tally:
     """Counts over images; add each once."""
 
     worst: int = DEFAULT_WORST  # how many images it names
-    model_versions: frozenset[str] = frozenset()  # which versions it counts; all if there are none
     images: int = 0
     states: Counter[said.FailuresState] = field(default_factory=Counter)
     refused: int = 0
@@ -178,8 +178,7 @@ class Tally:
     def add(self, image: Image) -> None:
         """Counts one image.
 
-        One with an annotation that can't be used is left out, as from the dataset: what its predictions would be
-        compared with isn't the truth.
+        One whose annotations, or all of whose predictions, can't be used is left out: nothing was compared.
         """
         self.images += 1
         self.states[image.state] += 1
@@ -191,9 +190,8 @@ class Tally:
                 self.refused_examples.append(image.image_id)
             return
         for version in image.versions:
-            if not self.model_versions or version.model_version in self.model_versions:
-                self.versions[version.model_version].add(version)
-                self._note(version)
+            self.versions[version.model_version].add(version)
+            self._note(version)
 
     def _note(self, version: Version) -> None:
         """Keeps the image in mind if it is among the worst."""
@@ -215,11 +213,12 @@ class Tally:
         ordered = sorted(self._worst, key=lambda image: (image.image_id, image.model_version))
         return nlargest(self.worst, ordered, key=lambda image: (image.failures, -image.counts.match))
 
-    def summary(self, *, synthetic: bool, min_iou: float) -> said.FailureSummary:
-        """What is said of all of them."""
+    def summary(self, *, synthetic: bool, min_iou: float, asked: Iterable[str] = ()) -> said.FailureSummary:
+        """What is said of all of them; `asked` are the model versions that they were narrowed to."""
         newest_first = sorted(self.versions, key=version_key, reverse=True)
         return said.FailureSummary(
             images=self.images,
+            asked=sorted(asked, key=version_key, reverse=True),
             compared=self.states[said.FailuresState.ANNOTATED] - self.refused,
             not_predicted=self.states[said.FailuresState.NOT_PREDICTED],
             not_annotated=self.states[said.FailuresState.NOT_ANNOTATED],
@@ -234,7 +233,7 @@ class Tally:
 def summary(
     store: Store,
     *,
-    model_versions: Collection[str] = (),
+    model_versions: Iterable[str] | str = (),
     min_iou: float = 0.0,
     worst: int = DEFAULT_WORST,
     progress: Callable[[int], None] | None = None,
@@ -243,22 +242,25 @@ def summary(
 
     Args:
         store: the workspace.
-        model_versions: which are counted; all if there are none.
+        model_versions: which are counted, as if there were no others; all if there are none.
         min_iou: in [0, 1]; boxes whose IoU is lower aren't paired at all.
         worst: how many of the worst images are named, 0 to 1,000.
         progress: called with the number of images looked at.
 
     Raises:
-        InputRefused: `min_iou` or `worst` is out of range.
+        InputRefused: `min_iou` or `worst` is out of range, there is no prediction of a model version that is
+            named, or an argument is of another type.
     """
     check_iou("min_iou", min_iou)
-    if not 0 <= worst <= MAX_WORST:
+    if not isinstance(worst, int) or not 0 <= worst <= MAX_WORST:
         text = f"must be from 0 to {MAX_WORST:,}"
         raise InputRefused(f"worst is {worst}: it {text}.", errors={"worst": text})
-    tally = Tally(worst=worst, model_versions=frozenset(model_versions))
-    for image in all_images(store, min_iou=min_iou, progress=progress):
+    asked = frozenset(texts("model_version", model_versions))
+    check_model_versions(store, asked)
+    tally = Tally(worst=worst)
+    for image in all_images(store, min_iou=min_iou, model_versions=asked, progress=progress):
         tally.add(image)
-    return tally.summary(synthetic=is_synthetic(store), min_iou=min_iou)
+    return tally.summary(synthetic=is_synthetic(store), min_iou=min_iou, asked=asked)
 
 
 def counted_as(item: Item) -> list[tuple[Size, Kind]]:
