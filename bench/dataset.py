@@ -1,17 +1,22 @@
 """Building a dataset against the least that it can cost, and against a loop that asks for each image.
 
-    python bench/dataset.py [--images 10000 100000 1000000] [--rounds 3]
+    python bench/dataset.py [--images 10000 100000 1000000] [--rounds 3] [--predictions plain recorded]
 
 Ours: `build` to the swap with its record and event, everything decided, clipped and reported; the Parquet file is
 told apart. Limit: the raw bytes of `bbox.model` and `bbox.human_annotation` read, and the documents of the result,
 ready as bytes, given to `insert_many`: into a collection without further indexes, and into one with the index on
 image_id that the result has. Loop: for each image a `find` in each collection and an `insert_one`, by the rule
 without clipping; run on 2,000 images at most, and scaled. Rounds are interleaved; ratios are of one round.
+
+Predictions are `plain`, with nothing but their boxes' numbers, or `recorded`: as `truthloop predict --as` stores
+them, with label and score on each box, the model and a timestamp on each document.
 """
 
 import argparse
 import contextlib
+import itertools
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -23,8 +28,10 @@ from typing import Any
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
+from truthloop.boxes import parse
 from truthloop.datasets.build import build
 from truthloop.ingest.sample import make_sample
+from truthloop.models.documents import ScoredBox
 from truthloop.settings import load_settings
 from truthloop.store.connection import Store, connect
 from truthloop.versions import version_key
@@ -33,13 +40,31 @@ LOOP_IMAGES = 2_000
 
 
 @contextlib.contextmanager
-def workspace(folder: Path, images: int) -> Iterator[Store]:
+def workspace(folder: Path, images: int, predictions: str) -> Iterator[Store]:
     os.environ["TRUTHLOOP_DATABASE"] = f"bench-{uuid.uuid4().hex[:8]}"
     settings = load_settings(folder / ".truthloop")
     with connect(settings, create=True) as store:
         make_sample(store, images=images, seed=1)
+        if predictions == "recorded":
+            record(store)
         yield store
         store.client.drop_database(settings.database)
+
+
+def record(store: Store) -> None:
+    """Stores the predictions again, as if a model had been run over the images."""
+    rng = random.Random(1)
+    model = {"name": "bench", "version": "1.0.0", "sha256": "0" * 64}
+    collection = store["bbox.model"]
+    documents = list(collection.find({}))
+    for document in documents:
+        boxes = [parse(box).clipped() for box in document["bboxes"]]
+        document["bboxes"] = [
+            ScoredBox(label="face", score=rng.random(), **box.corners()).model_dump() for box in boxes
+        ]
+        document |= {"model": model, "timestamp": 1.7e9 + rng.random()}
+    collection.delete_many({})
+    collection.insert_many(documents, ordered=False)
 
 
 def limit(store: Store, documents: list[RawBSONDocument], *, indexed: bool) -> float:
@@ -83,18 +108,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--predictions", nargs="+", choices=["plain", "recorded"], default=["plain", "recorded"])
     arguments = parser.parse_args()
     print("min / median / max of the rounds; seconds, then ours in times the limit, and the loop in times ours")
     print(
-        "| images | ours | parquet | limit | limit with index | ours : limit | ours : indexed limit "
+        "| images | predictions | ours | parquet | limit | limit with index | ours : limit | ours : indexed limit "
         "| loop : ours |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="truthloop-bench-") as name:
         try:
-            for images in arguments.images:
-                with workspace(Path(name), images) as store:
-                    print(row(store, images, arguments.rounds), flush=True)
+            for images, predictions in itertools.product(arguments.images, arguments.predictions):
+                with workspace(Path(name), images, predictions) as store:
+                    print(row(store, images, predictions, arguments.rounds), flush=True)
         finally:
             settings = load_settings(Path(name) / ".truthloop")
             if settings.mongodb_uri is None:
@@ -103,7 +129,7 @@ def main() -> None:
                 embedded.stop(settings.home)
 
 
-def row(store: Store, images: int, rounds: int) -> str:
+def row(store: Store, images: int, predictions: str, rounds: int) -> str:
     build(store)  # the first one finds a cold cache
     raw = store.database.get_collection("bbox_dataset", codec_options=CodecOptions(RawBSONDocument))
     documents = list(raw.find())
@@ -123,7 +149,7 @@ def row(store: Store, images: int, rounds: int) -> str:
         told([mine / other for mine, other in zip(ours, others, strict=True)]) for others in (bare, indexed)
     ]
     faster = told([other / mine for mine, other in zip(ours, looped, strict=True)])
-    cells = (f"{images:,}", told(ours), told(parquet), told(bare), told(indexed), *against, faster)
+    cells = (f"{images:,}", predictions, told(ours), told(parquet), told(bare), told(indexed), *against, faster)
     return f"| {' | '.join(cells)} |"
 
 

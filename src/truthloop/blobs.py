@@ -1,6 +1,7 @@
 """Files by their content: a blob's key is the SHA-256 of its bytes, in a local folder or an object store."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Self
 
@@ -51,7 +52,7 @@ class Blobs:
         """Stores the bytes, unless they are there; returns their key, 64 hexadecimal digits."""
         key = hashlib.sha256(data).hexdigest()
         try:
-            obstore.put(self._store, _path(key), data, mode="create")
+            obstore.put(self._store, self._path(key), data, mode="create")
         except AlreadyExistsError:
             pass
         except (BaseError, OSError) as error:
@@ -62,10 +63,10 @@ class Blobs:
         """The bytes of a key.
 
         Raises:
-            NotFound: there is no such blob.
+            NotFound: there is no such blob, or the key is none.
         """
         try:
-            return bytes(obstore.get(self._store, _path(key)).bytes())
+            return obstore.get(self._store, self._path(key)).bytes().to_bytes()
         except (NotFoundError, FileNotFoundError) as error:
             raise NotFound(f"The blob {key} isn't in {self._place}.") from error
         except (BaseError, OSError) as error:
@@ -74,8 +75,8 @@ class Blobs:
     def has(self, key: str) -> bool:
         """Whether there is a blob of this key."""
         try:
-            obstore.head(self._store, _path(key))
-        except (NotFoundError, FileNotFoundError):
+            obstore.head(self._store, self._path(key))
+        except (NotFound, NotFoundError, FileNotFoundError):
             return False
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
@@ -84,17 +85,28 @@ class Blobs:
     def delete(self, key: str) -> None:
         """Removes a blob; one that isn't there is no error."""
         try:
-            obstore.delete(self._store, _path(key))
-        except (NotFoundError, FileNotFoundError):
+            obstore.delete(self._store, self._path(key))
+        except (NotFound, NotFoundError, FileNotFoundError):
             pass
         except (BaseError, OSError) as error:
             raise self._unavailable(error) from error
+
+    def _path(self, key: str) -> str:
+        # Keys are read from documents that others write, so one is a key only if it looks like one.
+        if not is_key(key):
+            raise NotFound(f"{key[:100]!r} is no key of a blob, so there is none in {self._place}.")
+        # Two levels, so that a million files don't lie in one folder.
+        return f"{key[:2]}/{key[2:4]}/{key}"
 
     def _unavailable(self, error: Exception) -> StorageUnavailable:
         said = " ".join(str(error).split())[:300]
         return StorageUnavailable(f"{self._place} can't be used ({said}). Check the place and its rights.")
 
 
-def _path(key: str) -> str:
-    # Two levels, so that a million files don't lie in one folder.
-    return f"{key[:2]}/{key[2:4]}/{key}"
+def is_key(text: object) -> bool:
+    """Whether it is a blob's key: 64 hexadecimal digits, in lower case.
+
+    >>> is_key("../../etc/passwd")
+    False
+    """
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None

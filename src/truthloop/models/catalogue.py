@@ -1,0 +1,208 @@
+"""The models there are: those that ship with Truthloop, and the user's own."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Self
+
+from pydantic import ValidationError
+
+from truthloop.errors import Conflict, FileRefused, ModelRefused, NotFound
+from truthloop.models.documents import CatalogueEntry
+from truthloop.models.files import is_file_there, place, read_file, users_folder
+from truthloop.settings import Settings
+
+# What follows the name of a model in the name of its entry's file; other JSON files lie about in such folders.
+SUFFIX = ".model.json"
+MAX_ENTRY_BYTES = 1024 * 1024
+
+
+class Catalogue:
+    """The entries of all models, by name."""
+
+    def __init__(self, settings: Settings, entries: Sequence[CatalogueEntry], own: frozenset[str]) -> None:
+        self._settings = settings
+        self._entries = {entry.name: entry for entry in entries}
+        self._own = own
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Reads the shipped entries, then those in TRUTHLOOP_MODELS, then those that the user has added.
+
+        Raises:
+            ModelRefused: an entry is invalid or has a name that another has.
+            FileRefused: a file or a folder can't be read.
+        """
+        entries = {entry.name: entry for entry in shipped_entries()}
+        own: dict[str, Path] = {}
+        for folder in [folder for folder in (settings.models, users_folder()) if folder is not None]:
+            for path in _entry_files(folder):
+                entry = read_entry(path)
+                if path.name != entry.name + SUFFIX:
+                    raise ModelRefused(f"{path} has the entry {entry.name}. Call the file {entry.name}{SUFFIX}.")
+                if entries.get(entry.name, entry) != entry:
+                    where = own.get(entry.name, "Truthloop's own catalogue")
+                    raise ModelRefused(f"{path} has the name of an entry in {where}. Give it another name.")
+                entries[entry.name] = entry
+                own.setdefault(entry.name, path)
+        return cls(settings, list(entries.values()), frozenset(own))
+
+    def entries(self) -> list[CatalogueEntry]:
+        """All entries: the shipped ones first, then the user's own by name."""
+        return list(self._entries.values())
+
+    def entry(self, name: str) -> CatalogueEntry:
+        """The entry of that name.
+
+        Raises:
+            NotFound: there is none; the text names those there are.
+        """
+        if name not in self._entries:
+            raise NotFound(f"There is no model {name[:64]!r}. These there are: {', '.join(self._entries)}.")
+        return self._entries[name]
+
+    def is_own(self, name: str) -> bool:
+        """Whether the user has added it, and it didn't ship with Truthloop."""
+        return name in self._own
+
+    def add(self, entry: CatalogueEntry, files: Sequence[Path] = ()) -> Path:
+        """Puts an entry and its files into the user's folder.
+
+        Args:
+            entry: what describes the model.
+            files: its files, in any order, each known by its SHA-256. One that is left out must be found or
+                fetched when the model is used.
+
+        Returns:
+            The entry's file in the user's folder.
+
+        Raises:
+            Conflict: a model has that name already, or a file has the name of another model's.
+            ModelRefused: a file isn't one of the entry's, one is missing and the entry says no source, or the
+                model doesn't run as the entry says; the text names the field.
+            FileRefused: a file can't be read.
+        """
+        known = self._entries.get(entry.name)
+        if known is not None and known != entry:
+            raise Conflict(f"There is a model {entry.name} already. Give this one another name.")
+        for other in self._entries.values():
+            for file in other.files:
+                if any(file.name == mine.name and file.sha256 != mine.sha256 for mine in entry.files):
+                    raise Conflict(f"{other.name} has another file {file.name}. Give this one another name.")
+        contents = _sorted_out(entry, files)
+        for file in entry.files:
+            has_source = file.url is not None or file.wheel is not None
+            if file.name not in contents and not has_source and not is_file_there(self._settings, file):
+                raise ModelRefused(
+                    f"The entry's file {file.name} is missing. Name it with --file, or add a url to the entry."
+                )
+        _try(self._settings, entry, contents)
+        folder = users_folder()
+        for name, data in contents.items():
+            place(folder / name, data)
+        path = folder / (entry.name + SUFFIX)
+        # Last, so that an entry that is there has its files.
+        place(path, (entry.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode())
+        self._entries[entry.name] = entry
+        self._own |= {entry.name}
+        return path
+
+
+@cache
+def shipped_entries() -> tuple[CatalogueEntry, ...]:
+    """The entries that come with Truthloop."""
+    text = resources.files("truthloop.models").joinpath("catalogue.json").read_text(encoding="utf-8")
+    return tuple(CatalogueEntry.model_validate(entry) for entry in json.loads(text))
+
+
+def read_entry(path: Path) -> CatalogueEntry:
+    """The catalogue entry in a JSON file.
+
+    Raises:
+        FileRefused: it can't be read.
+        ModelRefused: it is no valid entry; the text and `errors` name the fields.
+    """
+    data = _read(path, limit=MAX_ENTRY_BYTES)
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise ModelRefused(f"{path} isn't valid JSON ({error}). Correct it.") from None
+    if not isinstance(document, dict):
+        raise ModelRefused(f"{path} must hold one JSON object, a model's catalogue entry.")
+    return parse_entry(document, where=str(path))
+
+
+def parse_entry(document: dict[str, object], *, where: str = "The entry") -> CatalogueEntry:
+    """The catalogue entry that a document describes.
+
+    Raises:
+        ModelRefused: a field is missing, unknown or has a value that isn't allowed; the text and `errors` name it.
+    """
+    try:
+        return CatalogueEntry.model_validate(document)
+    except ValidationError as error:
+        errors = {}
+        for fault in error.errors():
+            # Pydantic puts the decoder's name into the path, though it is no field.
+            parts = [str(part) for part in fault["loc"] if part != (document.get("output") or {}).get("decoder")]  # type: ignore[attr-defined]
+            reason = fault["msg"].removeprefix("Value error, ")
+            errors[".".join(parts)] = reason[0].lower() + reason[1:]
+        told = "; ".join(f"{field}: {reason}" if field else reason for field, reason in errors.items())
+        raise ModelRefused(f"{where} isn't a valid catalogue entry: {told}.", errors=errors) from None
+
+
+def _entry_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIX))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise FileRefused(f"{folder} can't be read: {error.strerror}. Make it readable.") from error
+
+
+def _sorted_out(entry: CatalogueEntry, files: Sequence[Path]) -> dict[str, bytes]:
+    """The content of each file under the name that the entry gives it."""
+    import hashlib
+
+    names = {file.sha256: file.name for file in entry.files}
+    contents = {}
+    for path in files:
+        data = _read(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 not in names:
+            wanted = " or ".join(f"{file.sha256} ({file.name})" for file in entry.files) or "no file at all"
+            raise ModelRefused(
+                f"{path} has the SHA-256 {sha256}, but the entry {entry.name} names {wanted}. "
+                "Name the right file, or correct the entry."
+            )
+        contents[names[sha256]] = data
+    return contents
+
+
+def _try(settings: Settings, entry: CatalogueEntry, contents: Mapping[str, bytes]) -> None:
+    """Runs a model once, on a batch of nothing, where all its files are here: a wrong entry shows at once."""
+    import numpy as np
+
+    from truthloop.models.load import assemble
+
+    whole = dict(contents)
+    for file in entry.files:
+        if file.name not in whole:
+            if not is_file_there(settings, file):
+                return
+            whole[file.name] = read_file(settings, entry, file, fetch=False)
+    model = assemble(entry, whole)
+    model.run([model.prepare(np.zeros((48, 64, 3), np.uint8))] * model.batch_size)
+
+
+def _read(path: Path, *, limit: int | None = None) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(-1 if limit is None else limit + 1)
+    except OSError as error:
+        raise FileRefused(f"{path} can't be read: {error.strerror}. Name a file that can be.") from error
+    if limit is not None and len(data) > limit:
+        raise FileRefused(f"{path} has more than {limit:,} bytes, too many for a catalogue entry.")
+    return data

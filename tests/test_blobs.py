@@ -1,0 +1,138 @@
+"""What every blob store does: a folder, and obstore's own store in memory, which stands for the object stores."""
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+from obstore.store import MemoryStore
+
+from truthloop.blobs import Blobs, is_key
+from truthloop.errors import NotFound, SettingRefused, StorageUnavailable
+
+DATA = b"the bytes of a file"
+KEY = hashlib.sha256(DATA).hexdigest()
+HOSTILE_KEYS = (
+    "",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    KEY.upper(),
+    KEY + "/..",
+    KEY[:63] + "\n",
+    KEY + "\n",
+    "\x00" * 64,
+    "aa/bb/" + KEY,
+    "é" * 64,
+)
+
+
+class BlobStoreContract:
+    """The tests; each store's class gives `blobs`, and `raw_keys`, which looks behind them."""
+
+    @pytest.fixture
+    def blobs(self) -> Blobs:
+        raise NotImplementedError
+
+    def raw_keys(self, blobs: Blobs) -> list[str]:
+        return sorted(each["path"].rpartition("/")[2] for page in blobs._store.list() for each in page)
+
+    def test_a_key_is_the_sha_256_of_its_bytes_which_come_back(self, blobs):
+        assert blobs.put(DATA) == KEY
+        assert blobs.get(KEY) == DATA
+        assert type(blobs.get(KEY)) is bytes
+        assert self.raw_keys(blobs) == [KEY]
+
+    def test_no_bytes_are_a_blob_as_well(self, blobs):
+        assert blobs.get(blobs.put(b"")) == b""
+
+    def test_the_same_bytes_twice_are_one_blob(self, blobs):
+        blobs.put(DATA)
+        blobs.put(DATA)
+
+        assert self.raw_keys(blobs) == [KEY]
+
+    def test_eight_at_once_that_put_the_same_all_succeed(self, blobs):
+        keys, start = [], threading.Barrier(8)
+
+        def put() -> None:
+            start.wait()
+            keys.append(blobs.put(DATA * 100_000))
+
+        threads = [threading.Thread(target=put) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len(keys) == 8
+        assert self.raw_keys(blobs) == [keys[0]]
+
+    def test_has_tells_what_is_there(self, blobs):
+        assert not blobs.has(KEY)
+        blobs.put(DATA)
+        assert blobs.has(KEY)
+
+    def test_what_isn_t_there_is_not_found(self, blobs):
+        with pytest.raises(NotFound, match=KEY):
+            blobs.get(KEY)
+
+    def test_what_is_deleted_is_gone_and_deleting_again_is_no_error(self, blobs):
+        blobs.put(DATA)
+        blobs.delete(KEY)
+        blobs.delete(KEY)
+
+        assert self.raw_keys(blobs) == []
+
+    @pytest.mark.parametrize("key", HOSTILE_KEYS)
+    def test_a_key_that_is_none_reaches_no_file(self, blobs, key):
+        blobs.put(DATA)
+
+        with pytest.raises(NotFound):
+            blobs.get(key)
+        assert not blobs.has(key)
+        blobs.delete(key)
+        assert not is_key(key)
+        assert self.raw_keys(blobs) == [KEY]
+
+
+class TestFolder(BlobStoreContract):
+    @pytest.fixture
+    def blobs(self, settings, tmp_path) -> Blobs:
+        return Blobs.open(settings.model_copy(update={"home": tmp_path}))
+
+    def test_a_folder_that_can_t_be_made_is_told_with_its_name(self, settings, tmp_path):
+        (tmp_path / "blobs").write_text("a file in its place")
+
+        with pytest.raises(StorageUnavailable, match="blobs can't be made"):
+            Blobs.open(settings.model_copy(update={"home": tmp_path}))
+
+    def test_a_folder_that_was_taken_away_is_unavailable_and_not_a_traceback(self, blobs, tmp_path):
+        (tmp_path / "blobs").rmdir()
+        (tmp_path / "blobs").write_text("a file in its place")
+
+        with pytest.raises(StorageUnavailable):
+            blobs.put(DATA)
+
+
+class TestFileAddress(TestFolder):
+    @pytest.fixture
+    def blobs(self, settings, tmp_path) -> Blobs:
+        return Blobs.open(settings.model_copy(update={"blobs": f"file://{tmp_path}/blobs"}))
+
+
+class TestMemory(BlobStoreContract):
+    @pytest.fixture
+    def blobs(self) -> Blobs:
+        return Blobs(MemoryStore(), place="memory")
+
+
+def test_by_default_files_lie_in_the_workspace_s_folder(settings, tmp_path: Path):
+    Blobs.open(settings.model_copy(update={"home": tmp_path})).put(DATA)
+
+    assert (tmp_path / "blobs" / KEY[:2] / KEY[2:4] / KEY).read_bytes() == DATA
+
+
+def test_an_address_that_means_nothing_is_refused_by_name(settings):
+    with pytest.raises(SettingRefused, match="TRUTHLOOP_BLOBS is 'nonsense://x'"):
+        Blobs.open(settings.model_copy(update={"blobs": "nonsense://x"}))
