@@ -13,6 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help:
 	@echo "make up               install, load sample data, start the service, print its link"
 	@echo "make up DATA=folder   the same with your own documents"
+	@echo "make photographs      the loop on real photographs, in a workspace of their own"
 	@echo "make down             stop the service and its MongoDB"
 	@echo "make test             install what the tests need and run them all, make check first"
 	@echo "make check            lint, format, types and the direction of imports"
@@ -29,9 +30,21 @@ up: .venv/installed system
 	echo; $(BIN)/truthloop status; \
 	echo; $(BIN)/truthloop failures --summary --worst 3 --plot "$${TRUTHLOOP_HOME:-.truthloop}/failure.png"; \
 	echo; { [ -z "$$DATA" ] && $(BIN)/truthloop dataset show 2>/dev/null; } || $(BIN)/truthloop dataset build; \
+	if [ -z "$$DATA" ]; then echo; $(MAKE) --no-print-directory photographs; fi; \
 	echo; $(BIN)/truthloop up --detach; \
 	echo "The command is $(BIN)/truthloop; \`. $(BIN)/activate\` puts it on your path. Next: README.md."; \
 	[ $$failed = 0 ] || echo "Not everything was loaded: see above, and mend it." >&2; exit $$failed
+
+# The loop on real photographs, in a workspace beside the other: made-up and real documents don't stand in one.
+.PHONY: photographs
+photographs: export TRUTHLOOP_HOME := $(or $(TRUTHLOOP_HOME),.truthloop)-photographs
+photographs: export TRUTHLOOP_DATABASE := $(or $(TRUTHLOOP_DATABASE),truthloop)-photographs
+photographs: .venv/installed
+	@echo "Real photographs, in the workspace $(TRUTHLOOP_HOME):"
+	@$(BIN)/truthloop sample --photos
+	@$(BIN)/truthloop predict --unprocessed --model opencv_faces
+	@$(BIN)/truthloop dataset show 2>/dev/null || $(BIN)/truthloop dataset build
+	@$(BIN)/truthloop down >/dev/null
 
 down: .venv/installed
 	$(BIN)/truthloop down
@@ -88,5 +101,5 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
   --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" $(LOCK_ARGS)
 lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
-	$(LOCK) --group build --output-file requirements.lock
-	$(LOCK) --group build --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(LOCK) --group build --extra demo --output-file requirements.lock
+	$(LOCK) --group build --extra demo --group dev --constraint requirements.lock --output-file requirements-dev.lock

@@ -92,12 +92,12 @@ def test_a_home_that_is_given_wins_over_the_variable(home: Path, tmp_path: Path,
 
 def test_secrets_are_not_shown_when_settings_are_printed(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRUTHLOOP_TOKEN", "x" * 40)
-    monkeypatch.setenv("TRUTHLOOP_MONGODB_URI", "mongodb://user:pass@host")
+    monkeypatch.setenv("TRUTHLOOP_MONGODB_URI", "mongodb://user:hunter2@host")
 
     shown = repr(load_settings())
 
     assert "x" * 40 not in shown
-    assert "pass" not in shown
+    assert "hunter2" not in shown
 
 
 def test_a_misspelt_variable_is_refused_and_the_right_one_named(monkeypatch):

@@ -20,10 +20,12 @@
         ├── DatabaseRefused           MongoDB answers, but can't be used as it is
         ├── EmbeddedServerFailed      the embedded MongoDB can't start or stay up
         ├── DiskFull                  no room left for the data
+        ├── KafkaUnavailable          Kafka can't be reached, or refuses us
         ├── FiguresBehind             the figures are being brought up to date
         ├── StorageUnavailable        the blob store can't be reached, read or written
         ├── ModelUnavailable          a model's file isn't there and can't be fetched
-        └── QueueFull           429   too many jobs wait already
+        ├── QueueFull           429   too many jobs wait already
+        └── TooManyRequests     429   a caller without a token asks too often
 
 One class for each thing that a caller would do differently. `status` is the HTTP status of its problem
 document, `title` the problem's short name; the text says what is wrong and what to do. Each class has its
@@ -169,6 +171,12 @@ class DiskFull(Unavailable):
     title = "Disk full"
 
 
+class KafkaUnavailable(Unavailable):
+    """Kafka can't be reached, or refuses what we ask; the text shows what it says."""
+
+    title = "Kafka unavailable"
+
+
 class FiguresBehind(Unavailable):
     """The status figures are being brought up to date and will take longer than a request may wait."""
 
@@ -192,3 +200,10 @@ class QueueFull(Unavailable):
 
     status = 429
     title = "Queue full"
+
+
+class TooManyRequests(Unavailable):
+    """Too many requests without a token came from one address; wait a moment, or send a token."""
+
+    status = 429
+    title = "Too many requests"

@@ -14,6 +14,8 @@ from truthloop.errors import SettingRefused
 
 PREFIX = "TRUTHLOOP_"
 FILE_NAME = "truthloop.toml"
+# Whose values no message shows.
+_SECRET = ("token", "mongodb_uri", "kafka_sasl_password", "kafka_ssl_key_password")
 
 
 class Settings(BaseSettings):
@@ -87,6 +89,37 @@ class Settings(BaseSettings):
     outline_anonymous: bool = Field(
         default=False, description="Whether the two paths of the outline service are open without a token."
     )
+    kafka_bootstrap_servers: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The Kafka brokers to begin with, `host:port`, several with commas. With it `truthloop relay` "
+        "takes the events there; without it nothing needs Kafka.",
+    )
+    kafka_topic_partitions: int = Field(
+        default=6,
+        ge=1,
+        le=10_000,
+        description="How many partitions a topic gets when the relay makes it; one that exists stays as it is.",
+    )
+    kafka_security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = Field(
+        default="plaintext", description="How to speak to the Kafka brokers."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        default=None, description="How to sign in at Kafka; needed with `sasl_plaintext` and `sasl_ssl`."
+    )
+    kafka_sasl_username: str | None = Field(default=None, description="The user at Kafka.")
+    kafka_sasl_password: SecretStr | None = Field(default=None, description="That user's password.")
+    kafka_ssl_ca_location: Path | None = Field(
+        default=None,
+        description="A file with the certificates of those who may vouch for the brokers. Default: the system's.",
+    )
+    kafka_ssl_certificate_location: Path | None = Field(
+        default=None, description="Our own certificate for Kafka, a PEM file, where the brokers ask for one."
+    )
+    kafka_ssl_key_location: Path | None = Field(
+        default=None, description="The key of that certificate, a PEM file."
+    )
+    kafka_ssl_key_password: SecretStr | None = Field(default=None, description="The password of that key.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severity that is logged."
     )
@@ -202,6 +235,6 @@ def _explain(error: ValidationError, path: Path, values: dict[str, Any]) -> str:
             lines.append(f"{path} has {name}, which is no setting. Remove it; `truthloop settings` lists all.")
         else:
             place = variable if variable in os.environ else f"{name} in {path}" if name in values else variable
-            shown = "(hidden)" if name in ("token", "mongodb_uri") else repr(fault["input"])
+            shown = "(hidden)" if name in _SECRET else repr(fault["input"])
             lines.append(f"{place} is {shown}: {message[0].lower()}{message[1:]}.")
     return " ".join(lines)

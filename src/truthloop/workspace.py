@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self, overload
 
+from truthloop.blobs import Blobs
 from truthloop.datasets.build import build, settle_stopped
 from truthloop.datasets.documents import (
     DatasetPage,
@@ -22,17 +23,26 @@ from truthloop.datasets.splits import DEFAULT as DEFAULT_SPLIT
 from truthloop.datasets.why import Story, why
 from truthloop.errors import Unavailable
 from truthloop.events.documents import EventPage
+from truthloop.events.relay import Standing, run_relay
 from truthloop.events.stream import EventHub, list_events
 from truthloop.failures.documents import FailureSummary, ImageFailures
 from truthloop.failures.failures import all_failures, failures
 from truthloop.failures.selection import Selection
 from truthloop.failures.summary import DEFAULT_WORST, summary
+from truthloop.ingest.image_paths import IngestProgress, IngestReport, ingest_paths
+from truthloop.ingest.images import ImageBytes, IngestedImage, image_bytes, image_of, ingest_image
 from truthloop.ingest.load import LoadProgress, LoadReport, load
 from truthloop.ingest.sample import SampleReport, make_sample
+from truthloop.ingest.thumbnails import Size, thumbnail
+from truthloop.ingest.together import Entrance
 from truthloop.monitor import follow
 from truthloop.monitor.doctor import Finding, examine
 from truthloop.monitor.documents import ImagePage, State, Status
 from truthloop.monitor.status import images, pace, status
+from truthloop.predict.documents import Batch, Query
+from truthloop.predict.outlines import OutlineVerbs
+from truthloop.predict.run import run_worker
+from truthloop.predict.verbs import BatchVerbs, JobVerbs
 from truthloop.settings import Settings
 from truthloop.store.connection import Store, connect
 
@@ -92,6 +102,50 @@ class Workspace:
             pace=lambda: pace(self.store),
             progress=progress,
         )
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        """The files of this workspace, by their content."""
+        return Blobs.open(self.settings)
+
+    @cached_property
+    def _entrance(self) -> Entrance:
+        return Entrance(self.store)
+
+    def ingest(
+        self,
+        paths: Sequence[Path | str] | Path | str,
+        *,
+        dry_run: bool = False,
+        progress: Callable[[IngestProgress], None] | None = None,
+    ) -> IngestReport:
+        """Takes image files, and folders of them; see `truthloop.ingest.image_paths.ingest_paths`."""
+        return ingest_paths(
+            self.store,
+            self.blobs,
+            [paths] if isinstance(paths, str | Path) else paths,
+            settings=self.settings,
+            dry_run=dry_run,
+            rejects_folder=self.settings.home / "rejects",
+            pace=lambda: pace(self.store),
+            progress=progress,
+        )
+
+    def ingest_image(self, data: bytes, *, name: str | None = None) -> IngestedImage:
+        """Takes the bytes of one image file; see `truthloop.ingest.images.ingest_image`."""
+        return ingest_image(self._entrance, self.blobs, data, name=name)
+
+    def image(self, image_id: str) -> IngestedImage:
+        """What is known of an image that has pixels here; see `truthloop.ingest.images.image_of`."""
+        return image_of(self.store, image_id)
+
+    def image_file(self, image_id: str, *, original: bool = False) -> ImageBytes:
+        """An image's file, upright or as received; see `truthloop.ingest.images.image_bytes`."""
+        return image_bytes(self.store, self.blobs, image_id, original=original)
+
+    def thumbnail(self, image_id: str, *, size: Size = 256) -> ImageBytes:
+        """A small copy of an image; see `truthloop.ingest.thumbnails.thumbnail`."""
+        return thumbnail(self.store, self.blobs, image_id, size)
 
     def sample(
         self,
@@ -191,6 +245,77 @@ class Workspace:
     def dataset(self) -> "DatasetVerbs":
         """The training sets: `workspace.dataset.build()`, `list()`, `show()`, `export(out=...)`."""
         return DatasetVerbs(self.store)
+
+    @cached_property
+    def jobs(self) -> JobVerbs:
+        """The inference jobs: `workspace.jobs.submit(model, image_id=...)`, `wait(id)`, `result(id)`, ..."""
+        return JobVerbs(self.store, lambda: self.blobs)
+
+    @cached_property
+    def outlines(self) -> OutlineVerbs:
+        """The outline service's tasks: `workspace.outlines.submit(image)`, `get(id)`."""
+        return OutlineVerbs(self.store, self.jobs)
+
+    @cached_property
+    def batches(self) -> BatchVerbs:
+        """One model over many images: `workspace.batches.create(model, query="all")`, `work(id)`, ..."""
+        return BatchVerbs(self.store, lambda: self.blobs)
+
+    def predict(
+        self,
+        model: str,
+        *,
+        image_ids: Sequence[str] | None = None,
+        query: Query | None = "unprocessed",
+        record_as: str | None = "auto",
+        stop: threading.Event | None = None,
+        progress: Callable[[Batch], None] = lambda batch: None,  # noqa: ARG005
+    ) -> Batch:
+        """Runs a model over images of the workspace and records its boxes in `bbox.model`, in this process.
+
+        A batch of the same question that was interrupted is resumed.
+
+        Args:
+            model: its name in the catalogue.
+            image_ids: the images; by default those that `query` means.
+            query: `unprocessed` for the images without any prediction, or `all`.
+            record_as: the version under which boxes are recorded; `auto` has it chosen, None records none.
+            stop: ends it early; the same call goes on later.
+            progress: called twice a second.
+
+        Raises:
+            NotFound, InputRefused, Conflict: as for `truthloop.predict.batches.create`.
+        """
+        batch = None
+        if image_ids is None and query is not None:
+            batch = self.batches.unfinished(model, query=query, record_as=record_as)
+        if batch is None:
+            batch = self.batches.create(
+                model, image_ids=image_ids, query=None if image_ids is not None else query, record_as=record_as
+            )
+        else:
+            batch = self.batches.resume(batch.id)
+        return self.batches.work(batch.id, stop=stop, progress=progress)
+
+    def run_worker(
+        self,
+        stop: threading.Event,
+        *,
+        models: Sequence[str] | None = None,
+        pull: bool = False,
+        ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Works jobs and batches until `stop` is set; see `truthloop.predict.run.run_worker`."""
+        run_worker(self.store, self.blobs, stop, models=models, pull=pull, ready=ready)
+
+    def run_relay(
+        self,
+        stop: threading.Event,
+        *,
+        tell: Callable[[Standing], None] = lambda standing: None,  # noqa: ARG005
+    ) -> None:
+        """Takes the events to Kafka until `stop` is set; see `truthloop.events.relay.run_relay`."""
+        run_relay(self.store, stop, tell=tell)
 
     def why(self, image_id: str) -> Story:
         """One image's whole story, from its documents and the log; see `truthloop.datasets.why.why`."""

@@ -156,12 +156,17 @@ def test_all_links_are_reached_by_the_keyboard(page, address, counted, current):
     assert re.search("Version", reached[4])
 
 
-def test_the_documentation_of_the_api_works_offline_and_under_the_policy(page, address, complaints):
-    operations = sum(
-        len(path) for path in httpx.get(f"{address}/openapi.json", timeout=60).json()["paths"].values()
-    )
+@pytest.mark.parametrize(
+    ("place", "document"),
+    [("/docs", "/openapi.json"), ("/api/v1/inference/ui/", "/api/v1/inference/openapi.json")],
+)
+def test_the_documentation_of_the_api_works_offline_and_under_the_policy(
+    page, address, complaints, place, document
+):
+    paths = httpx.get(f"{address}{document}", timeout=60).json()["paths"].values()
+    operations = sum(len(path) for path in paths)
 
-    page.goto(f"{address}/docs")
+    page.goto(f"{address}{place}")
 
     expect(page.locator(".opblock")).to_have_count(operations, timeout=DEADLINE_MS)
     assert operations > 0

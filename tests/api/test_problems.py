@@ -67,6 +67,13 @@ def test_a_method_that_is_not_possible_says_which_are(client):
     assert answer.json()["detail"] == "DELETE is not possible at /api/v1/status; allowed: GET."
 
 
+def test_all_methods_of_a_path_are_named(client):
+    answer = client.put("/api/v1/inference/jobs/x")
+
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "POST", "PATCH", "DELETE"}
+
+
 @pytest.mark.parametrize(
     ("path", "place"),
     [
@@ -77,6 +84,9 @@ def test_a_method_that_is_not_possible_says_which_are(client):
         ("/api/v1/images?after=", "after"),
         ("/api/v1/events?after=5", "after"),
         ("/api/v1/events/stream?last_event_id=5", "after"),
+        ("/api/v1/images?sate=uncorrected", "sate"),
+        ("/api/v1/images?limit=5&limit=6", "limit"),
+        ("/api/v1/status?verbose=1", "verbose"),
     ],
 )
 def test_what_is_refused_is_named_by_its_place(client, path, place):

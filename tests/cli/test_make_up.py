@@ -39,6 +39,7 @@ def test_without_data_it_makes_a_sample_once(alone: Terminal) -> None:
     assert "no sample was made" in second.stdout
     assert "Dataset version 1" in first.stdout
     assert "Dataset version 1" in second.stdout
+    assert "images predicted by opencv_faces 1.0.0, recorded as model version 1.0.0" in first.stdout
     assert (alone.home / "failure.png").read_bytes().startswith(b"\x89PNG")
     assert "already running" in second.stdout
     assert is_ready(alone)

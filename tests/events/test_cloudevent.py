@@ -10,7 +10,8 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truthloop.events.cloudevent import to_cloudevent, to_cloudevent_json
+from truthloop.errors import InputRefused
+from truthloop.events.cloudevent import from_cloudevent_json, to_cloudevent, to_cloudevent_json
 from truthloop.events.documents import Event
 from truthloop.events.text import text
 
@@ -53,6 +54,39 @@ def test_an_event_comes_back_from_its_json_as_it_was(given_event):
 
     assert read.get_attributes() == to_cloudevent(given_event).get_attributes()
     assert read.get_data() == given_event.data
+
+
+@given(events)
+def test_an_event_is_read_back_as_it_was_written(given_event):
+    assert from_cloudevent_json(to_cloudevent_json(given_event)) == given_event
+
+
+@given(
+    st.binary()
+    | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(lambda x: json.dumps(x).encode())
+)
+def test_what_is_no_event_is_refused(message):
+    with pytest.raises(InputRefused):
+        from_cloudevent_json(message)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"type": "com.example.made"},
+        {"type": "dev.truthloop.job"},
+        {"id": "1"},
+        {"sequence": "first"},
+        {"sequence": "-1"},
+        {"data": [1]},
+        {"data": None},
+        {"subject": None},
+        {"specversion": "0.3"},
+    ],
+)
+def test_a_cloudevent_that_is_none_of_truthloops_is_refused(wrong):
+    with pytest.raises(InputRefused):
+        from_cloudevent_json(json.dumps(json.loads(to_cloudevent_json(event())) | wrong).encode())
 
 
 @given(st.integers(0, 10**10 - 1), st.integers(0, 10**10 - 1))

@@ -17,6 +17,8 @@ class Access:
         self._token = token.encode()
         # Not the token itself: what a browser stores can't be used as a bearer token.
         self.cookie_value = hmac.new(self._token, b"truthloop cookie", hashlib.sha256).hexdigest()
+        # Who calls, where what they sent is kept: everyone who knows the token, until there are accounts.
+        self.caller = hmac.new(self._token, b"truthloop caller", hashlib.sha256).hexdigest()
         # Browsers send cookies to every port of a host; two workspaces there must not share one name.
         self.cookie_name = "truthloop-" + hmac.new(self._token, b"truthloop name", hashlib.sha256).hexdigest()[:8]
 
@@ -34,16 +36,16 @@ class Access:
 
 
 # For the OpenAPI document; `signed_in` decides.
-_BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="The token that `truthloop up` prints.")
-_COOKIE = APIKeyCookie(
+BEARER = HTTPBearer(auto_error=False, scheme_name="token", description="The token that `truthloop up` prints.")
+COOKIE = APIKeyCookie(
     name="truthloop", auto_error=False, scheme_name="cookie", description="What opening the printed link sets."
 )
 
 
 async def signed_in(
     request: Request,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-    cookie: Annotated[str | None, Depends(_COOKIE)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    cookie: Annotated[str | None, Depends(COOKIE)],
 ) -> None:
     """The dependency of every route that isn't open to all.
 

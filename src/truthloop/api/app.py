@@ -7,13 +7,26 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import truthloop
-from truthloop.api import datasets, events, failures, health, images, status
+from truthloop.api import (
+    batches,
+    datasets,
+    events,
+    failures,
+    health,
+    images,
+    jobs,
+    models,
+    outlines,
+    status,
+    uploads,
+)
 from truthloop.api.access import Access, signed_in
 from truthloop.api.guard import Guard
-from truthloop.api.problems import Problem, add_handlers, documented, documented_http
+from truthloop.api.parameters import only_known_parameters
+from truthloop.api.problems import NULL, Problem, add_handlers, documented, documented_http
 from truthloop.api.site import add_site
 from truthloop.api.waiting import Waiting
-from truthloop.errors import NotSignedIn, TruthloopError
+from truthloop.errors import InputRefused, NotSignedIn, TruthloopError
 from truthloop.settings import Settings
 from truthloop.workspace import Workspace
 
@@ -43,16 +56,25 @@ def create_app(workspace: Workspace, *, token: str, settings: Settings) -> FastA
     app.state.settings = settings
     app.state.access = Access(token)
     app.state.waiting = Waiting(workspace)
+    app.state.outline_limit = outlines.new_limit()
 
-    v1 = APIRouter(prefix="/api/v1", dependencies=[Depends(signed_in)], responses=documented(NotSignedIn))
+    v1 = APIRouter(
+        prefix="/api/v1",
+        dependencies=[Depends(signed_in), Depends(only_known_parameters)],
+        responses=documented(NotSignedIn, InputRefused),
+    )
     for router in (status.router, images.router, failures.router, datasets.router, events.router):
         v1.include_router(router)
+    for router in (jobs.router, batches.router, models.router):
+        v1.include_router(router)
+    v1.include_router(uploads.router)  # after the others: one of its paths takes all under /images/
     common = {**documented_http(413, 421), **documented(TruthloopError)}
     app.include_router(v1, responses=common)
+    app.include_router(outlines.router, responses=common)
     app.include_router(health.router, responses=common)
     add_site(app, secure_cookie=(settings.public_url or "").startswith("https://"))
     add_handlers(app)
-    app.add_middleware(Guard, hosts=_hosts(settings))
+    app.add_middleware(Guard, hosts=_hosts(settings), max_image_bytes=settings.max_image_bytes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -72,5 +94,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         # FastAPI's own form of a refusal, which add_handlers replaces.
         for name in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(name, None)
-        app.openapi_schema = document
+        app.openapi_schema = _with_nulls(document)
     return app.openapi_schema
+
+
+def _with_nulls(value: Any) -> Any:
+    """The document with null where an example has `NULL`."""
+    if isinstance(value, dict):
+        return {name: _with_nulls(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_with_nulls(part) for part in value]
+    return None if value == NULL else value

@@ -5,6 +5,7 @@ us), the `Origin` of writes (a form of another site can't write with our cookie)
 """
 
 import ipaddress
+import re
 import time
 from collections.abc import Collection
 from urllib.parse import urlsplit
@@ -17,8 +18,13 @@ from truthloop.api.problems import ProblemResponse, http_problem, response_to, u
 from truthloop.errors import NotAllowed
 from truthloop.logs import get_logger
 
-# Bodies are small so far; routes that take files get a layer of their own.
+# The most that a body may have, but for an image.
 MAX_BODY_BYTES = 1024 * 1024
+# Where images come in: known here by their paths, since bodies are bounded before anything looks for a route.
+TAKES_IMAGES = re.compile(r"/api/v1/images|/api/v1/inference/jobs(/[^/]+)?|/image/outline/objects")
+# What a form puts around an image.
+_FORM_BYTES = 64 * 1024
+_LENGTH_DIGITS = 20
 _READS = ("GET", "HEAD", "OPTIONS")
 # No script, style or request from elsewhere, and nothing inline.
 CONTENT_SECURITY_POLICY = (
@@ -38,12 +44,22 @@ log = get_logger(__name__)
 
 
 class Guard:
-    """An ASGI layer around the application."""
+    """An ASGI layer around the application.
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str], max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    Args:
+        app: what it lies around.
+        hosts: the names beside loopback under which the service may be addressed.
+        max_image_bytes: the most that an image may have, where one is taken.
+        max_body_bytes: the most that any other body may have.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: Collection[str], max_image_bytes: int, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
         self._app = app
         self._hosts = frozenset(hosts)
         self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max(max_body_bytes, max_image_bytes + _FORM_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or has the application answer it."""
@@ -68,7 +84,7 @@ class Guard:
             if refusal is not None:
                 await refusal(scope, receive, send_guarded)
             else:
-                await self._app(scope, self._bounded(receive), send_guarded)
+                await self._app(scope, self._bounded(receive, self._limit(scope)), send_guarded)
         except Exception as error:
             response = unexpected(error)
             if status:
@@ -90,9 +106,16 @@ class Guard:
         if scope["method"] not in _READS and not self._is_own_origin(headers):
             return response_to(NotAllowed("A page of another site can't write here (its Origin isn't ours)."))
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._max_body_bytes:
-            return _too_large(self._max_body_bytes)
+        limit = self._limit(scope)
+        # A number of thousands of digits is one that Python refuses to read.
+        if not length.isdecimal() or len(length) > _LENGTH_DIGITS or int(length) > limit:
+            return _too_large(limit)
         return None
+
+    def _limit(self, scope: Scope) -> int:
+        """The most bytes that the body of this request may have."""
+        takes_image = scope["method"] == "POST" and TAKES_IMAGES.fullmatch(scope["path"])
+        return self._max_upload_bytes if takes_image else self._max_body_bytes
 
     def _is_own_origin(self, headers: Headers) -> bool:
         """Whether a write comes from our own page, or from no page at all: programs send no Origin."""
@@ -103,7 +126,7 @@ class Guard:
         own = urlsplit(f"//{headers['host']}")
         return parts.scheme in ("http", "https") and (parts.netloc == own.netloc)
 
-    def _bounded(self, receive: Receive) -> Receive:
+    def _bounded(self, receive: Receive, limit: int) -> Receive:
         """Counts what is read of a body whose length nobody gave."""
         received = 0
 
@@ -112,8 +135,8 @@ class Guard:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self._max_body_bytes:
-                    raise HTTPException(413, detail=_too_large_text(self._max_body_bytes))
+                if received > limit:
+                    raise HTTPException(413, _too_large_text(limit), {"Connection": "close"})
             return message
 
         return receive_bounded

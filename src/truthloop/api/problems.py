@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from truthloop.errors import InputRefused, NotFound, NotSignedIn, TruthloopError, Unavailable
 from truthloop.logs import get_logger
@@ -23,6 +24,9 @@ MEDIA_TYPE = "application/problem+json"
 ERRORS_PAGE = "/docs/errors"
 # When a caller may try again after a 503; the figures, say, need a few seconds.
 RETRY_AFTER_SECONDS = 2
+
+# Stands for null in an example: FastAPI leaves null out of the OpenAPI document, and create_app puts it back.
+NULL = "(null)"
 
 log = get_logger(__name__)
 
@@ -147,10 +151,21 @@ def add_handlers(app: FastAPI) -> None:
         if error.status_code == 404:
             return response_to(NotFound(f"There is nothing at {request.url.path}. /docs lists what there is."))
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "")
+            # Starlette names the methods of the first route with such a path, and there may be several.
+            allowed = _allowed(app, request.url.path) or (error.headers or {}).get("Allow", "")
             text = f"{request.method} is not possible at {request.url.path}; allowed: {allowed}."
-            return http_problem(405, text, error.headers)
+            return http_problem(405, text, {"Allow": allowed})
         return http_problem(error.status_code, str(error.detail), error.headers)
+
+
+def _allowed(app: FastAPI, path: str) -> str:
+    """The methods of all documented routes with this path; empty where there are none."""
+    return ", ".join(
+        method.upper()
+        for template, methods in app.openapi()["paths"].items()
+        if compile_path(template)[0].fullmatch(path)
+        for method in methods
+    )
 
 
 def _reason(fault: Mapping[str, Any]) -> str:

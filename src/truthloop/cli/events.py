@@ -1,16 +1,19 @@
 """`truthloop events`."""
 
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, messages, write
+from truthloop.cli.screen import console, messages, number_of, write
 
 if TYPE_CHECKING:
     from truthloop.events.documents import Event
+    from truthloop.events.wanted import Wanted
+    from truthloop.workspace import Workspace
 
 DEFAULT_LIMIT = 50
 
@@ -34,35 +37,87 @@ def list_events(
             help=f"End after so many. Default: {DEFAULT_LIMIT}; with --follow, never.",
         ),
     ] = None,
+    entity: Annotated[
+        str | None, typer.Option("--entity", metavar="ENTITY", help="Only of this kind of thing, such as job.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option("--subject", metavar="ID", help="Only of this one thing.")] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="Only of this type, such as job.succeeded.")
+    ] = None,
+    from_kafka: Annotated[
+        bool, typer.Option("--from-kafka", help="Read what `truthloop relay` has taken to Kafka.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
     """List what happened in the workspace, one event a line.
 
     With `--json`, each is a CloudEvents 1.0 document on a line of its own. After a break in the connection
-    `--follow` may repeat an event, never leave one out.
+    `--follow` may repeat an event, never leave one out. `--from-kafka` needs no MongoDB; its events are in order
+    within a subject, and with `--after` those of the 120 seconds before may come again.
     """
-    from truthloop.events.stream import MAX_PAGE
+    from truthloop.events.wanted import Wanted
 
+    wanted = Wanted(entity=entity, subject=subject, type=type_)
+    if from_kafka:
+        _from_kafka(wanted, follow=follow, after=after, limit=limit, as_json=as_json)
+        return
     with open_workspace(create=False) as workspace:
         if follow:
-            for event in islice(workspace.hub.follow(after=after), limit):
+            for event in islice(filter(wanted, workspace.hub.follow(after=after)), limit):
                 _write(event, as_json=as_json)
                 sys.stdout.flush()  # somebody reads along
             return
-        left = limit or DEFAULT_LIMIT
-        while True:
-            page = workspace.events(after=after, limit=min(left, MAX_PAGE))  # a greater limit: several pages
-            for event in page.items:
-                _write(event, as_json=as_json)
-            left -= len(page.items)
-            after = page.next
-            if after is None or left <= 0:
-                break
-    if after is not None and not as_json:
-        messages().print(
-            f"There are more: truthloop events --after {after}", style="dim", markup=False, soft_wrap=True
-        )
+        limit = limit or DEFAULT_LIMIT
+        left = filter(wanted, _log(workspace, after, None if wanted else limit + 1))
+        for event in islice(left, limit):
+            _write(event, as_json=as_json)
+            after = event.id
+        if not as_json and next(left, None) is not None:
+            messages().print(
+                f"There are more: truthloop events --after {after}{_options(wanted)}",
+                style="dim",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _log(workspace: "Workspace", after: str | None, enough: int | None) -> "Iterator[Event]":
+    """The log from there on, in pages no greater than what is enough."""
+    from truthloop.events.stream import MAX_PAGE
+
+    while True:
+        page = workspace.events(after=after, limit=min(enough or MAX_PAGE, MAX_PAGE))
+        yield from page.items
+        after = page.next
+        if after is None:
+            return
+
+
+def _options(wanted: "Wanted") -> str:
+    import shlex
+
+    given = {"--entity": wanted.entity, "--subject": wanted.subject, "--type": wanted.type}
+    return "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
+
+
+def _from_kafka(wanted: "Wanted", *, follow: bool, after: str | None, limit: int | None, as_json: bool) -> None:
+    from truthloop.events.from_kafka import KafkaEvents
+    from truthloop.logs import configure
+    from truthloop.settings import load_settings
+
+    settings = load_settings()
+    configure(settings.log_level)
+    events = KafkaEvents(settings, follow=follow, after=after)
+    try:
+        for event in islice(filter(wanted, events), limit or (None if follow else DEFAULT_LIMIT)):
+            _write(event, as_json=as_json)
+            sys.stdout.flush()
+    finally:
+        if events.unreadable:
+            messages().print(
+                f"{number_of(events.unreadable, 'message')} left out: no events of Truthloop.", markup=False
+            )
 
 
 def _write(event: "Event", *, as_json: bool) -> None:

@@ -22,6 +22,7 @@ from truthloop.cli import (
     models,
     outline,
     predict,
+    relay,
     sample,
     service,
     settings,
@@ -91,6 +92,7 @@ app.command("predict")(predict.predict)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(jobs.batches, name="batches")
 app.command("worker")(worker.run_worker)
+app.command("relay")(relay.run_relay)
 app.command("events")(events.list_events)
 app.command("settings")(settings.show_settings)
 app.command("doctor")(doctor.examine)

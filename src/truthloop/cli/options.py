@@ -26,7 +26,7 @@ def open_workspace(settings: "Settings | None" = None, *, create: bool) -> "Work
 
     Args:
         settings: this process's, where they are read already.
-        create: whether it is made where there is none: only by `up`, `load` and `sample`.
+        create: whether it is made where there is none: only by `up`, `load`, `ingest` and `sample`.
 
     Raises:
         WorkspaceNotFound: there is none, and `create` is false.

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from truthloop.cli.place import Service
     from truthloop.settings import Settings
+    from truthloop.workspace import Workspace
 
 # The first start of the embedded MongoDB on a slow disk takes seconds, not minutes.
 START_SECONDS = 120.0
@@ -56,7 +58,7 @@ def up(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Run the service: the HTTP API and what keeps the status current.
+    """Run the service: the HTTP API, what keeps the status current, and a worker for inference jobs.
 
     Prints a link with its token and how to stop it: Ctrl-C or SIGTERM, or `truthloop down` from elsewhere.
     Makes the workspace where there is none.
@@ -129,7 +131,11 @@ def _up(settings: "Settings", *, as_json: bool, log_file: Path | None) -> None:
         token = place.token(settings)
         configure(settings.log_level)
         workspace = stack.enter_context(open_workspace(settings, create=True))
-        for name, work in (("follower", workspace.follow_changes), ("settle", workspace.dataset.settle)):
+        for name, work in (
+            ("follower", workspace.follow_changes),
+            ("settle", workspace.dataset.settle),
+            ("worker", partial(_work, workspace)),
+        ):
             thread = threading.Thread(target=work, args=(stop,), name=f"truthloop-{name}", daemon=True)
             thread.start()
             stack.callback(thread.join, STOP_SECONDS)
@@ -141,6 +147,16 @@ def _up(settings: "Settings", *, as_json: bool, log_file: Path | None) -> None:
             ready=announce,
         )
     messages().print("Stopped.")
+
+
+def _work(workspace: "Workspace", stop: threading.Event) -> None:
+    """Works jobs and batches; where that can't be, the rest of the service goes on, and other workers may."""
+    from truthloop.logs import get_logger
+
+    try:
+        workspace.run_worker(stop)
+    except Exception:
+        get_logger(__name__).exception("worker_ended")
 
 
 def _up_detached(settings: "Settings", *, as_json: bool) -> None:

@@ -6,6 +6,8 @@ from pydantic import AwareDatetime, Field
 
 from truthloop.answers import Answer
 
+TYPE_PREFIX = "dev.truthloop."
+
 
 class Event(Answer):
     """One change that happened, as `truthloop.events` stores it."""

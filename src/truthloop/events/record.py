@@ -1,15 +1,17 @@
 """Writing an event into the log, in the transaction of the change that it tells of."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import uuid_utils
 from pymongo.client_session import ClientSession
 
+from truthloop.events.documents import TYPE_PREFIX
 from truthloop.store.connection import Store
 
 COLLECTION = "truthloop.events"
-TYPE_PREFIX = "dev.truthloop."
 
 
 def record(
@@ -38,17 +40,39 @@ def record(
 
     Source: CloudEvents 1.0.2, required attributes.
     """
-    id = str(uuid_utils.uuid7())  # noqa: A001 - CloudEvents' own name
-    store[COLLECTION].insert_one(
+    return record_all(
+        store, session, [NewEvent(type=type, subject=subject, sequence=sequence, data=data)], source=source
+    )[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event to be written; its fields are those of `record`."""
+
+    type: str
+    subject: str
+    sequence: int
+    data: dict[str, Any]
+
+
+def record_all(store: Store, session: ClientSession, events: Sequence[NewEvent], *, source: str) -> list[str]:
+    """Writes several events in one operation, for changes of one transaction; see `record`.
+
+    Returns:
+        Their ids, in order.
+    """
+    documents = [
         {
-            "_id": id,
-            "type": TYPE_PREFIX + type,
+            "_id": str(uuid_utils.uuid7()),
+            "type": TYPE_PREFIX + event.type,
             "source": source,
-            "subject": subject,
+            "subject": event.subject,
             "time": datetime.now(UTC),
-            "sequence": sequence,
-            "data": data,
-        },
-        session=session,
-    )
-    return id
+            "sequence": event.sequence,
+            "data": event.data,
+        }
+        for event in events
+    ]
+    if documents:
+        store[COLLECTION].insert_many(documents, session=session)
+    return [str(document["_id"]) for document in documents]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from pymongo.read_concern import ReadConcern
 from truthloop.errors import DatabaseUnavailable, InputRefused, TruthloopError
 from truthloop.events.documents import Event, EventPage
 from truthloop.events.listeners import LoopListener, LoopSink, Sink, ThreadListener
+from truthloop.events.order import in_sequence
 from truthloop.events.passed_on import (
     RESCAN_MS,
     PassedOn,
@@ -78,7 +80,15 @@ class EventHub:
     The reader's thread starts with the first listener. Close the hub to end it and all open streams.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, in_sequence_within: int = MAX_PAGE) -> None:
+        """A hub; nothing is read before the first listener.
+
+        Args:
+            store: where the log is.
+            in_sequence_within: how many events of a rescan are put in the order of their sequences at a time;
+                each rescan holds so many in memory.
+        """
+        self._in_sequence_within = in_sequence_within
         self._store = store
         self._lock = threading.Lock()  # guards the sinks and the start of the reader
         self._sinks: dict[Sink, None] = {}
@@ -166,7 +176,7 @@ class EventHub:
             if operation_time is not None:
                 session.advance_cluster_time(cluster_time)
                 session.advance_operation_time(operation_time)
-            yield from (_events(page) for page in _pages(self._log(), start, session))
+            yield from self._pages(start, session)
 
     def _log(self) -> Collection[Document]:
         # Only what a majority has can't be taken back; the change stream shows nothing else either.
@@ -293,13 +303,20 @@ class EventHub:
                 if self._last is None
                 else rescan_from(self._last, now_ms=now_ms)
             )
-            for page in _pages(self._log(), start, session):
-                self._pass_on(_events(page))
+            for page in self._pages(start, session):
+                self._pass_on(page)
         else:
             # What is there before the first listener's stream is open is not new to anyone.
-            for page in _pages(self._log(), first_id_at(now_ms - RESCAN_MS), session):
-                for event in _events(page):
+            for page in self._pages(first_id_at(now_ms - RESCAN_MS), session):
+                for event in page:
                     self._passed.add(event.id, now_ms=now_ms)
+
+    def _pages(self, start: str, session: ClientSession) -> Iterator[list[Event]]:
+        documents = _pages(self._log(), start, session)
+        events = (event for page in documents for event in _events(page))
+        ordered = in_sequence(events, within=self._in_sequence_within)
+        while page := list(islice(ordered, MAX_PAGE)):
+            yield page
 
     def _pass_on(self, events: Sequence[Event]) -> None:
         now_ms = _now_ms()

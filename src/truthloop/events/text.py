@@ -47,9 +47,24 @@ def _built(data: dict[str, Any]) -> str:
     )
 
 
+def _ingested(data: dict[str, Any]) -> str:
+    size = f"{data.get('width', '?')} x {data.get('height', '?')} pixels"
+    return f"{size} from {data['source']}" if "source" in data else size
+
+
+def _batch(data: dict[str, Any]) -> str:
+    told = f"{_state(data)}, {_count(data, 'done')} of {_count(data, 'total')} images"
+    return f"{told}, {_count(data, 'refused')} refused" if data.get("refused") else told
+
+
 def _count(data: dict[str, Any], name: str) -> str:
     return f"{data.get(name, 0):,}"
 
 
 # What people want to know of an event, where it is more than the entity's state.
-_OUTCOMES: Mapping[str, Callable[[dict[str, Any]], str]] = {"documents": _loaded, "dataset": _built}
+_OUTCOMES: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "documents": _loaded,
+    "image": _ingested,
+    "dataset": _built,
+    "batch": _batch,
+}

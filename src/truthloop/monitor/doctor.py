@@ -11,6 +11,8 @@ from truthloop.answers import Answer
 from truthloop.datasets.build import COLLECTION as DATASETS
 from truthloop.datasets.build import DATASET, current_uuid, settle_stopped
 from truthloop.errors import TruthloopError
+from truthloop.events.kafka import Cluster, own_topics
+from truthloop.events.relay import waiting
 from truthloop.ingest.load import interrupted_loads
 from truthloop.monitor import follow
 from truthloop.monitor.figures import Figures
@@ -29,6 +31,9 @@ LOW_DISK_BYTES = 1024**3
 EXAMPLES = 3
 _TOO_LONG = f"^.{{{MAX_ID_BYTES + 1}}}"  # by characters; one of many bytes in fewer is passed over unnamed
 RECOUNT = "`truthloop status --recount` makes indexes and pre-images again and counts everything anew."
+# The relay stores its position once a second; only what waits for longer is told of.
+RELAY_SECONDS = 10.0
+COUNTED_EVENTS = 10_000
 # A workspace that is being written to may change between a count and its comparison.
 ATTEMPTS = 3
 
@@ -51,6 +56,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _python()
     yield from _mongod(settings)
     yield from _folder(settings)
+    yield from _kafka(settings)
     try:
         store = connect(settings, create=False)
     except TruthloopError as error:
@@ -131,6 +137,23 @@ def _folder(settings: Settings) -> Iterator[Finding]:
             text=f"{token} can be read by others",
             mend=f"chmod 600 {token}",
         )
+
+
+def _kafka(settings: Settings) -> Iterator[Finding]:
+    if settings.kafka_bootstrap_servers is None:
+        return
+    try:
+        cluster = Cluster(settings, name="truthloop-doctor").describe()
+    except TruthloopError as error:
+        yield Finding(level="failure", name="Kafka", text=str(error), mend="As the text says.")
+        return
+    topics = own_topics(cluster.topics)
+    yield Finding(
+        level="ok",
+        name="Kafka",
+        text=f"{settings.kafka_bootstrap_servers} answers, brokers: {len(cluster.brokers)}, topics of ours: "
+        f"{', '.join(topics) or 'none yet'}",
+    )
 
 
 def _indexes(store: Store) -> Iterator[Finding]:
@@ -298,10 +321,28 @@ def _datasets(store: Store) -> Iterator[Finding]:
         )
 
 
+def _relay(store: Store) -> Iterator[Finding]:
+    if store.settings.kafka_bootstrap_servers is None:
+        return
+    number, seconds = waiting(store, limit=COUNTED_EVENTS)
+    if seconds > RELAY_SECONDS:
+        more = " or more" if number == COUNTED_EVENTS else ""
+        yield Finding(
+            level="warning",
+            name="relay",
+            text=f"{number:,}{more} {'event is' if number == 1 else 'events are'} not in Kafka yet, "
+            f"the first since {seconds:,.0f} seconds",
+            mend="Start `truthloop relay`, or see what it logs.",
+        )
+    else:
+        yield Finding(level="ok", name="relay", text="no event waits for Kafka")
+
+
 _DATA: Mapping[str, Callable[[Store], Iterator[Finding]]] = {
     "indexes": _indexes,
     "documents": _documents,
     "loads": _loads,
     "datasets": _datasets,
+    "relay": _relay,
     "figures": _figures,
 }

@@ -119,12 +119,14 @@ class Store:
         if self._use is not None:
             self._use.release()
 
-    def transaction(self, work: Callable[[ClientSession], T]) -> T:
+    def transaction(self, work: Callable[[ClientSession], T], *, is_lasting: bool = True) -> T:
         """Runs `work` in one transaction: all of its writes, or none.
 
         Args:
             work: gets the session, which each of its operations must carry. It may run more than once, so it
                 touches nothing but the database.
+            is_lasting: whether it returns only when nothing can undo it any more. Without, a crash or a failover
+                may undo it as a whole; a later lasting transaction that stands on it is undone with it, or fails.
 
         Raises:
             DatabaseUnavailable, DatabaseRefused, DiskFull: as `errors`.
@@ -133,7 +135,7 @@ class Store:
             return session.with_transaction(
                 work,
                 read_concern=ReadConcern("snapshot"),
-                write_concern=WriteConcern("majority"),
+                write_concern=WriteConcern("majority" if is_lasting else 1),
                 max_commit_time_ms=MAX_COMMIT_MS,
             )
 

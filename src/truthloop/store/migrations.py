@@ -148,11 +148,82 @@ def _make_workspace(database: Database[Document]) -> None:
     _create(database, "truthloop.workspace", required={"_id": {"bsonType": "string"}, "kind": kinds})
 
 
+def _make_jobs(database: Database[Document]) -> None:
+    """Inference jobs, batches of images, and their results."""
+    text, whole, date = {"bsonType": "string"}, {"bsonType": ["int", "long"]}, {"bsonType": "date"}
+    states = ["created", "queued", "running", "succeeded", "failed", "cancelled"]
+    _create(
+        database,
+        "truthloop.jobs",
+        required={
+            "_id": text,
+            "revision": whole,
+            "state": {"enum": states},
+            "model": text,
+            "model_version": text,
+            "attempts": whole,
+            "created_at": date,
+        },
+    )
+    # The first three hold only the jobs that wait or run, so that claiming costs the same after a million jobs.
+    waiting, running = {"state": "queued"}, {"state": "running"}
+    database["truthloop.jobs"].create_indexes(
+        [
+            IndexModel([("due_at", 1), ("model", 1)], name="due", partialFilterExpression=waiting),
+            IndexModel([("deadline_at", 1)], name="deadline", partialFilterExpression=waiting),
+            IndexModel([("lease.expires_at", 1)], name="lease", partialFilterExpression=running),
+            IndexModel([("state", 1), ("_id", -1)]),
+            IndexModel([("model", 1), ("_id", -1)]),
+        ]
+    )
+    _create(database, "truthloop.results", required={"_id": text, "model": text, "model_version": text})
+    _create(
+        database,
+        "truthloop.batches",
+        required={
+            "_id": text,
+            "revision": whole,
+            "state": {"enum": states[1:]},
+            "model": text,
+            "slices": {"bsonType": "array"},
+        },
+    )
+    database["truthloop.batches"].create_indexes([IndexModel([("state", 1), ("_id", -1)])])
+    _create(database, "truthloop.model_versions", required={"_id": text, "model": {"bsonType": "object"}})
+
+
+def _make_idempotency_keys(database: Database[Document]) -> None:
+    """The answers to requests that may be repeated (api/idempotency.py); each goes when its time is over."""
+    _create(
+        database,
+        "truthloop.idempotency_keys",
+        required={
+            "_id": {"bsonType": "string"},
+            "fingerprint": {"bsonType": "string"},
+            "expires": {"bsonType": "date"},
+        },
+    )
+    database["truthloop.idempotency_keys"].create_indexes([IndexModel([("expires", 1)], expireAfterSeconds=0)])
+
+
+def _make_relay_positions(database: Database[Document]) -> None:
+    """How far the events have come into Kafka, one document for each of its clusters (events/relay.py)."""
+    text = {"bsonType": "string"}
+    _create(
+        database,
+        "truthloop.relay_positions",
+        required={"_id": text, "position": text, "term": {"bsonType": ["int", "long"]}},
+    )
+
+
 STEPS: tuple[Callable[[Database[Document]], None], ...] = (
     prepare_sources,
     _make_own,
     _make_datasets,
     _make_workspace,
+    _make_jobs,
+    _make_idempotency_keys,
+    _make_relay_positions,
 )
 
 

@@ -1,6 +1,6 @@
 // Shows the OpenAPI document; the files come from this service, nothing from elsewhere.
 window.SwaggerUIBundle({
-  url: "openapi.json",
+  url: document.currentScript.dataset.document,
   dom_id: "#swagger-ui",
   deepLinking: true,
   defaultModelsExpandDepth: 0,

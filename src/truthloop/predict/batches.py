@@ -1,0 +1,275 @@
+"""Batches: one model over many images, as one document that is worked in slices.
+
+A slice is claimed and finished like a job: one transaction each, and one event where it's finished. Several
+workers work slices of one batch at once; each stands in the batch's document until it is finished, with the lease
+of who works it. So a batch that is killed in the middle goes on where it was.
+"""
+
+import builtins
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import uuid_utils
+from pymongo.client_session import ClientSession
+
+from truthloop.errors import Conflict, InputRefused
+from truthloop.events.passed_on import id_time_ms
+from truthloop.monitor.read import is_image_id
+from truthloop.predict.batch_change import OPEN, TOLD, change_batch, record_batch, released, stored_batch
+from truthloop.predict.change import NOW
+from truthloop.predict.documents import (
+    BATCHES,
+    Batch,
+    BatchPage,
+    BatchState,
+    Query,
+)
+from truthloop.predict.jobs import MAX_PAGE, checked_job_cursor
+from truthloop.predict.record import (
+    AUTO,
+    VersionTaken,
+    checked_version,
+    choose_version,
+    provenance,
+    reserve_version,
+    standing_versions,
+)
+from truthloop.store.connection import Document, Store
+
+if TYPE_CHECKING:
+    from truthloop.models.documents import CatalogueEntry
+
+# A list stands in the batch's document, which is written anew with each slice. For more there are queries.
+MAX_LISTED, MAX_LISTED_BYTES = 10_000, 2 * 1024 * 1024
+_ATTEMPTS = 10
+
+# Gets the transaction's session and the batch as it is after the change; may run twice, as the transaction may.
+Also = Callable[[ClientSession, Batch], None]
+
+
+def create(
+    store: Store,
+    *,
+    entry: "CatalogueEntry",
+    image_ids: Sequence[str] | None = None,
+    query: Query | None = None,
+    record_as: str | None = None,
+    also: Also | None = None,
+) -> Batch:
+    """A new batch, which workers begin at once.
+
+    Args:
+        store: the workspace.
+        entry: the model, of the catalogue.
+        image_ids: the images to be worked, at most 10,000; each counts once.
+        query: instead of them `unprocessed`, the images without any prediction in `bbox.model`, or `all`.
+        record_as: of a detection model, the version in `bbox.model` under which its boxes are recorded; `auto`
+            for the one under which this very model stands there, else a new one. None keeps the results with the
+            batch.
+        also: what belongs to the change, done in its transaction.
+
+    Raises:
+        InputRefused: neither or both of `image_ids` and `query`, too many or unusable ids, or boxes to be recorded
+            of a model that finds none.
+        Conflict: under that version stand another model's boxes.
+    """
+    ids = _checked_ids(image_ids, query)
+    if record_as is not None and entry.task != "detection":
+        raise InputRefused(
+            f"{entry.name} is a {entry.task} model, which finds no boxes to be recorded. Leave the version out, "
+            "or choose a detection model.",
+            errors={"record_as": "only of a detection model"},
+        )
+    total = len(ids) if ids is not None else _count(store, query)
+    batch_id = str(uuid_utils.uuid7())
+    document: Document = {
+        "_id": batch_id,
+        "revision": 1,
+        "state": BatchState.QUEUED,
+        "model": entry.name,
+        "model_version": entry.version,
+        "provenance": provenance(entry),
+        "query": query,
+        "image_ids": ids,
+        "total": total,
+        **dict.fromkeys(("done", "predicted", "already_there", "refused"), 0),
+        "refusals": [],
+        "cursor": {"after": "", "index": 0},
+        "exhausted": False,
+        "slices": [],
+        "error": None,
+        "created_at": datetime.fromtimestamp(id_time_ms(batch_id) / 1000, UTC),
+        "updated_at": datetime.fromtimestamp(id_time_ms(batch_id) / 1000, UTC),
+        "finished_at": None,
+    }
+    wanted = None if record_as in (None, AUTO) else checked_version(record_as)
+    for attempt in range(_ATTEMPTS):
+        version = None
+        if record_as is not None:
+            version = choose_version(standing_versions(store), document["provenance"], wanted)
+
+        def work(session: ClientSession, version: str | None = version) -> Document:
+            if version is not None:
+                reserve_version(store, session, version, document["provenance"])
+            made = document | {"record_as": version}
+            store[BATCHES].insert_one(made, session=session)
+            record_batch(store, session, "created", made)
+            if also is not None:
+                also(session, Batch.of(made))
+            return made
+
+        try:
+            return Batch.of(store.transaction(work))
+        except VersionTaken:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def get(store: Store, batch_id: str) -> Batch:
+    """A batch as it stands.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    return Batch.of(stored_batch(store, batch_id))
+
+
+def list(  # noqa: A001 - the verb's name
+    store: Store, *, state: BatchState | str | None = None, limit: int = 100, after: str | None = None
+) -> BatchPage:
+    """A page of batches, the newest first.
+
+    Raises:
+        CursorRefused: `after` isn't a batch's id.
+        InputRefused: the limit or the state isn't allowed.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise InputRefused(
+            f"limit is {limit}; give 1 to {MAX_PAGE}.", errors={"limit": f"must be 1 to {MAX_PAGE}"}
+        )
+    query: Document = {}
+    if state is not None:
+        if state not in [*BatchState]:
+            allowed = ", ".join(BatchState)
+            raise InputRefused(
+                f"state is {state[:64]!r}; give one of {allowed}.", errors={"state": f"must be one of {allowed}"}
+            )
+        query["state"] = state
+    if after is not None:
+        query["_id"] = {"$lt": checked_job_cursor(after)}
+    with store.errors():
+        found = builtins.list(store[BATCHES].find(query, TOLD).sort("_id", -1).limit(limit + 1))
+    page = found[:limit]
+    return BatchPage(
+        items=[Batch.of(document) for document in page], next=page[-1]["_id"] if len(found) > limit else None
+    )
+
+
+def unfinished(store: Store, *, entry: "CatalogueEntry", query: Query, record_as: str | None) -> Batch | None:
+    """The newest batch of the same question that has not come to its end, if there is one."""
+    asked: Document = {
+        "state": {"$in": [*OPEN, BatchState.CANCELLED, BatchState.FAILED]},
+        "provenance": provenance(entry),
+        "query": query,
+    }
+    if record_as not in (None, AUTO):
+        asked["record_as"] = record_as
+    with store.errors():
+        # Only the newest batch of the question: an older one that was left has been overtaken by it.
+        found = store[BATCHES].find_one(
+            {name: value for name, value in asked.items() if name != "state"}, TOLD, sort=[("_id", -1)]
+        )
+    if found is None or found["state"] == BatchState.SUCCEEDED:
+        return None
+    return Batch.of(found)
+
+
+def cancel(store: Store, batch_id: str) -> Batch:
+    """Stops a batch: what is being worked is dropped; what is stored stays. It can be resumed.
+
+    Raises:
+        NotFound: there is no such batch.
+        Conflict: it has ended already.
+    """
+
+    def work(session: ClientSession) -> Document:
+        batch = change_batch(
+            store,
+            session,
+            {"_id": batch_id, "state": {"$in": [*OPEN]}},
+            {"state": BatchState.CANCELLED, "finished_at": NOW, "slices": released("$slices")},
+        )
+        if batch is None:
+            state = stored_batch(store, batch_id, session)["state"]
+            raise Conflict(f"Batch {batch_id} is {state}; there is nothing to cancel.")
+        record_batch(store, session, "cancelled", batch)
+        return batch
+
+    return Batch.of(store.transaction(work))
+
+
+def resume(store: Store, batch_id: str) -> Batch:
+    """Goes on with a batch that was cancelled or has failed; one that is open stays as it is.
+
+    Raises:
+        NotFound: there is no such batch.
+        Conflict: it has succeeded, so there is nothing left.
+    """
+
+    def work(session: ClientSession) -> Document:
+        batch = change_batch(
+            store,
+            session,
+            {"_id": batch_id, "state": {"$in": [BatchState.CANCELLED, BatchState.FAILED]}},
+            {
+                "state": BatchState.QUEUED,
+                "finished_at": None,
+                "error": None,
+                "slices": released("$slices", attempts=0),
+            },
+        )
+        if batch is None:
+            found = stored_batch(store, batch_id, session)
+            if found["state"] in OPEN:
+                return found
+            raise Conflict(f"Batch {batch_id} has succeeded; there is nothing left of it. Make a new one.")
+        record_batch(store, session, "resumed", batch)
+        return batch
+
+    return Batch.of(store.transaction(work))
+
+
+def _count(store: Store, query: Query | None) -> int:
+    from truthloop.monitor.status import status
+
+    now = status(store)
+    return now.images if query == "all" else now.images - now.processed.count
+
+
+def _checked_ids(image_ids: Sequence[str] | None, query: Query | None) -> builtins.list[str] | None:
+    if (image_ids is None) == (query is None):
+        raise InputRefused("Give either image_ids or a query.", errors={"image_ids": "either these or a query"})
+    if image_ids is None:
+        if query not in ("unprocessed", "all"):
+            raise InputRefused(
+                f"query is {str(query)[:64]!r}; give unprocessed or all.",
+                errors={"query": "must be unprocessed or all"},
+            )
+        return None
+    ids = builtins.list(dict.fromkeys(image_ids))
+    if not ids:
+        raise InputRefused("image_ids is empty.", errors={"image_ids": "empty"})
+    for place, image_id in enumerate(ids):
+        if not (isinstance(image_id, str) and image_id and is_image_id(image_id)):
+            raise InputRefused(
+                f"image_ids[{place}] can't be an image's id.", errors={f"image_ids[{place}]": "no image's id"}
+            )
+    if len(ids) > MAX_LISTED or sum(len(image_id.encode()) for image_id in ids) > MAX_LISTED_BYTES:
+        raise InputRefused(
+            f"image_ids has {len(ids):,} ids; at most {MAX_LISTED:,} of {MAX_LISTED_BYTES:,} bytes together are "
+            "taken. Make several batches, or use a query.",
+            errors={"image_ids": f"at most {MAX_LISTED}"},
+        )
+    return ids

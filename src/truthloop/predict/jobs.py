@@ -1,0 +1,463 @@
+"""The verbs of jobs that clients call; what workers do with them is in claim.py."""
+
+import builtins
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import uuid_utils
+from pydantic import ValidationError
+from pymongo import ReturnDocument
+from pymongo.client_session import ClientSession
+
+from truthloop.errors import Conflict, CursorRefused, InputRefused, RevisionMismatch
+from truthloop.events.passed_on import ID_PATTERN, checked_cursor, first_id_at, id_time_ms
+from truthloop.events.record import NewEvent, record, record_all
+from truthloop.predict.change import NOW, change, clash, event_data, literal, stored
+from truthloop.predict.documents import (
+    JOBS,
+    KEEP,
+    RESULTS,
+    SOURCE,
+    Job,
+    JobOptions,
+    JobPage,
+    JobState,
+    Keep,
+    Source,
+)
+from truthloop.predict.queue_limit import QueueLimit
+from truthloop.store.connection import Document, Store
+
+if TYPE_CHECKING:
+    from truthloop.ingest.images import StoredImage
+    from truthloop.models.documents import CatalogueEntry
+
+__all__ = ["ID_PATTERN", "cancel", "create", "delete", "execute", "get", "list", "submit", "update"]
+
+MAX_PAGE = 1000
+MAX_DEADLINE_SECONDS = 30 * 86_400.0
+
+Options = JobOptions | Mapping[str, Any]
+# Gets the transaction's session and the job as it is after the change; may run twice, as the transaction may.
+Also = Callable[[ClientSession, Job], None]
+
+
+def create(
+    store: Store,
+    *,
+    entry: "CatalogueEntry",
+    image: "StoredImage | None" = None,
+    deadline_seconds: float | None = None,
+    options: Options | None = None,
+    source: Source = "jobs",
+    also: Also | None = None,
+) -> Job:
+    """A new job that waits for `execute`.
+
+    Args:
+        store: the workspace.
+        entry: the model, of the catalogue.
+        image: what it will run on, where that is known already.
+        deadline_seconds: how long it may wait in the queue before it fails.
+        options: as `JobOptions`.
+        source: who asks.
+        also: what belongs to the change, done in its transaction.
+
+    Raises:
+        InputRefused: the deadline or an option is out of range.
+    """
+    document = _new(entry, image, deadline_seconds, options, source)
+
+    def work(session: ClientSession) -> Document:
+        return _insert(store, session, document)
+
+    return _made(store, work, also)
+
+
+def submit(
+    store: Store,
+    limit: QueueLimit,
+    *,
+    entry: "CatalogueEntry",
+    image: "StoredImage",
+    deadline_seconds: float | None = None,
+    options: Options | None = None,
+    source: Source = "jobs",
+    also: Also | None = None,
+) -> Job:
+    """Creates a job and puts it into the queue, in one transaction; its events are those of both.
+
+    Raises:
+        InputRefused: as for `create`.
+        QueueFull: too many jobs wait already.
+    """
+    document = _new(entry, image, deadline_seconds, options, source)
+    limit.admit()
+
+    def work(session: ClientSession) -> Document:
+        return _insert(store, session, document | {"state": JobState.QUEUED, "revision": 2}, **_queued(document))
+
+    return _made(store, work, also)
+
+
+def get(store: Store, job_id: str) -> Job:
+    """A job as it stands.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    return Job.of(stored(store, job_id))
+
+
+def list(  # noqa: A001 - the verb's name
+    store: Store,
+    *,
+    state: JobState | str | None = None,
+    model: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: int = 100,
+    after: str | None = None,
+) -> JobPage:
+    """A page of jobs, the newest first.
+
+    Args:
+        store: the workspace.
+        state: only those in it.
+        model: only those of the model of this name.
+        created_after: only those created at this time or later; a time without a zone is UTC.
+        created_before: only those created before this time.
+        limit: how many at most, 1 to 1,000.
+        after: the `next` of the page before.
+
+    Raises:
+        CursorRefused: `after` isn't a job's id.
+        InputRefused: the limit or the state isn't allowed.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise InputRefused(
+            f"limit is {limit}; give 1 to {MAX_PAGE}.", errors={"limit": f"must be 1 to {MAX_PAGE}"}
+        )
+    query: Document = {}
+    if state is not None:
+        query["state"] = known_state(state)
+    if model is not None:
+        query["model"] = model
+    # An id begins with the time at which it was made, so a range of times is a range of ids.
+    bounds: Document = {}
+    if created_after is not None:
+        bounds["$gte"] = first_id_at(_milliseconds(created_after))
+    last = [first_id_at(_milliseconds(created_before))] if created_before is not None else []
+    if after is not None:
+        last.append(checked_job_cursor(after))
+    if last:
+        bounds["$lt"] = min(last)
+    if bounds:
+        query["_id"] = bounds
+    with store.errors():
+        found = builtins.list(store[JOBS].find(query).sort("_id", -1).limit(limit + 1))
+    page = found[:limit]
+    return JobPage(
+        items=[Job.of(document) for document in page], next=page[-1]["_id"] if len(found) > limit else None
+    )
+
+
+def update(
+    store: Store,
+    job_id: str,
+    *,
+    revision: int | None = None,
+    entry: "CatalogueEntry | Keep" = KEEP,
+    image: "StoredImage | Keep | None" = KEEP,
+    deadline_seconds: float | Keep | None = KEEP,
+    options: Options | Keep | None = KEEP,
+) -> Job:
+    """Changes a job that has not been put into the queue yet.
+
+    Args:
+        store: the workspace.
+        job_id: which job.
+        revision: the one that it must have, so that two who change it at once don't undo each other.
+        entry: another model.
+        image: another image; None for none.
+        deadline_seconds: another deadline; None for none.
+        options: other options, all of them.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it isn't `created` any more.
+        RevisionMismatch: it has changed since that revision.
+        InputRefused: as for `create`.
+    """
+    fields: Document = {}
+    if not isinstance(entry, Keep):
+        fields |= {"model": entry.name, "model_version": entry.version}
+    if not isinstance(image, Keep):
+        fields |= _image_fields(image)
+    if not isinstance(deadline_seconds, Keep):
+        fields["deadline_seconds"] = _checked_deadline(deadline_seconds)
+    if not isinstance(options, Keep):
+        fields["options"] = _checked_options(options).model_dump()
+
+    def work(session: ClientSession) -> Document:
+        job = change(
+            store,
+            session,
+            job_id,
+            verb="updated",
+            expected=[JobState.CREATED],
+            state=JobState.CREATED,
+            set=literal(fields),
+            where=None if revision is None else {"revision": revision},
+        )
+        if job is None:
+            found = stored(store, job_id, session)
+            if found["state"] == JobState.CREATED:
+                raise RevisionMismatch(
+                    f"Job {job_id} has revision {found['revision']}, not {revision}: it has changed since it was "
+                    "read. Read it again."
+                )
+            raise Conflict(f"Job {job_id} is {found['state']}; only a created one can be changed. Make a new one.")
+        return job
+
+    return Job.of(store.transaction(work))
+
+
+def execute(
+    store: Store, limit: QueueLimit, job_id: str, *, image: "StoredImage | None" = None, also: Also | None = None
+) -> Job:
+    """Puts a created job into the queue.
+
+    Args:
+        store: the workspace.
+        limit: of the queue.
+        job_id: which job.
+        image: what it runs on; by default the image that it was created with.
+        also: what belongs to the change, done in its transaction.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it was put there before.
+        InputRefused: it has no image.
+        QueueFull: too many jobs wait already.
+    """
+    found = stored(store, job_id)
+    if found["state"] != JobState.CREATED:
+        raise Conflict(f"Job {job_id} is {found['state']}; only a created one can be executed. Make a new one.")
+    if image is None and found["image"] is None:
+        raise InputRefused(
+            f"Job {job_id} has no image. Send one, or name one of the workspace by its image_id.",
+            errors={"image_id": "missing"},
+        )
+    limit.admit()
+
+    def work(session: ClientSession) -> Document:
+        fields = literal(_image_fields(image)) if image is not None else {}
+        job = change(
+            store,
+            session,
+            job_id,
+            verb="queued",
+            expected=[JobState.CREATED],
+            state=JobState.QUEUED,
+            set={**fields, **_queued(found)},
+            where={"revision": found["revision"]},
+        )
+        if job is None:
+            raise clash(store, job_id, session, to="it has been changed or executed meanwhile")
+        return job
+
+    return _made(store, work, also)
+
+
+def cancel(store: Store, job_id: str) -> Job:
+    """Ends a job that has not ended; the result of one that is being worked on is dropped when it comes.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it has ended already.
+    """
+
+    def work(session: ClientSession) -> Document:
+        job = _cancel(store, session, job_id)
+        if job is None:
+            raise clash(store, job_id, session, to="it has ended, so there is nothing to cancel")
+        return job
+
+    return Job.of(store.transaction(work))
+
+
+def delete(store: Store, job_id: str) -> None:
+    """Removes a job and its result; one that has not ended is cancelled first.
+
+    Its image stays, since others may name the same one; so do events, and what was recorded elsewhere.
+
+    Raises:
+        NotFound: there is no such job.
+    """
+
+    def work(session: ClientSession) -> None:
+        job = _cancel(store, session, job_id) or stored(store, job_id, session)
+        store[JOBS].delete_one({"_id": job_id}, session=session)
+        store[RESULTS].delete_one({"_id": job_id}, session=session)
+        record(
+            store,
+            session,
+            type="job.deleted",
+            subject=job_id,
+            source=SOURCE,
+            sequence=job["revision"] + 1,
+            data=event_data(job),
+        )
+
+    store.transaction(work)
+
+
+def known_state(state: JobState | str) -> JobState:
+    """The state of that name.
+
+    Raises:
+        InputRefused: there is none.
+    """
+    try:
+        return JobState(state)
+    except ValueError:
+        allowed = ", ".join(JobState)
+        raise InputRefused(
+            f"state is {str(state)[:64]!r}; give one of {allowed}.", errors={"state": f"must be one of {allowed}"}
+        ) from None
+
+
+def checked_job_cursor(after: str) -> str:
+    """The cursor, if it has the form of a job's id.
+
+    Raises:
+        CursorRefused: it hasn't.
+    """
+    try:
+        return checked_cursor(after)
+    except CursorRefused:
+        raise CursorRefused(
+            f"{after[:64]!r} isn't the id of a page's last job. Give the `next` of the page before.",
+            errors={"after": "not the `next` of a page"},
+        ) from None
+
+
+def _made(store: Store, work: Callable[[ClientSession], Document], also: Also | None) -> Job:
+    """Makes a change, and what belongs to it, in one transaction."""
+
+    def whole(session: ClientSession) -> Job:
+        job = Job.of(work(session))
+        if also is not None:
+            also(session, job)
+        return job
+
+    return store.transaction(whole)
+
+
+def _cancel(store: Store, session: ClientSession, job_id: str) -> Document | None:
+    return change(
+        store,
+        session,
+        job_id,
+        verb="cancelled",
+        expected=[JobState.CREATED, JobState.QUEUED, JobState.RUNNING],
+        state=JobState.CANCELLED,
+        set={"finished_at": NOW},
+        unset=["lease", "due_at", "deadline_at"],
+    )
+
+
+def _new(
+    entry: "CatalogueEntry",
+    image: "StoredImage | None",
+    deadline_seconds: float | None,
+    options: Options | None,
+    source: Source,
+) -> Document:
+    """The document of a new job."""
+    job_id = str(uuid_utils.uuid7())
+    return {
+        "_id": job_id,
+        "revision": 1,
+        "state": JobState.CREATED,
+        "model": entry.name,
+        "model_version": entry.version,
+        **_image_fields(image),
+        "options": _checked_options(options).model_dump(),
+        "source": source,
+        "attempts": 0,
+        "error": None,
+        "progress": None,
+        "deadline_seconds": _checked_deadline(deadline_seconds),
+        # To the millisecond the id's own time, so that a range of times is a range of ids.
+        "created_at": datetime.fromtimestamp(id_time_ms(job_id) / 1000, UTC),
+        "queued_at": None,
+        "started_at": None,
+        "finished_at": None,
+    }
+
+
+def _insert(store: Store, session: ClientSession, document: Document, **computed: Any) -> Document:
+    """Writes a new job and an event for each of its revisions; `computed` are expressions of a pipeline."""
+    plain = {name: value for name, value in document.items() if name != "_id" and name not in computed}
+    job = store[JOBS].find_one_and_update(
+        {"_id": document["_id"]},
+        [{"$set": {**literal(plain), "updated_at": NOW, **computed}}],
+        upsert=True,
+        session=session,
+        return_document=ReturnDocument.AFTER,
+    )
+    assert job is not None  # it was inserted just now
+    passed = (JobState.CREATED, JobState.QUEUED)[: document["revision"]]
+    events = [
+        NewEvent(type=f"job.{state}", subject=job["_id"], sequence=revision, data=event_data(job, state=state))
+        for revision, state in enumerate(passed, start=1)
+    ]
+    record_all(store, session, events, source=SOURCE)
+    return job
+
+
+def _queued(job: Mapping[str, Any]) -> Document:
+    """What a job gets when it is put into the queue, by the server's clock."""
+    fields: Document = {"queued_at": NOW, "due_at": NOW}
+    if job["deadline_seconds"] is not None:
+        fields["deadline_at"] = {"$add": [NOW, round(job["deadline_seconds"] * 1000)]}
+    return fields
+
+
+def _image_fields(image: "StoredImage | None") -> Document:
+    if image is None:
+        return {"image_id": None, "image": None}
+    return {
+        "image_id": image.image_id,
+        "image": {"blob": image.blob, "width": image.width, "height": image.height},
+    }
+
+
+def _checked_deadline(seconds: float | None) -> float | None:
+    if seconds is not None and not 0 < seconds <= MAX_DEADLINE_SECONDS:
+        raise InputRefused(
+            f"deadline_seconds is {seconds}; give more than 0 and at most {MAX_DEADLINE_SECONDS:,.0f} (30 days).",
+            errors={"deadline_seconds": f"must be more than 0 and at most {MAX_DEADLINE_SECONDS:.0f}"},
+        )
+    return seconds
+
+
+def _checked_options(options: Options | None) -> JobOptions:
+    if options is None:
+        return JobOptions()
+    if isinstance(options, JobOptions):
+        return options
+    try:
+        return JobOptions.model_validate(options)
+    except ValidationError as error:
+        faults = {".".join(("options", *map(str, fault["loc"]))): fault["msg"] for fault in error.errors()}
+        told = "; ".join(f"{place}: {reason}" for place, reason in faults.items())
+        raise InputRefused(f"The options can't be taken: {told[:500]}.", errors=faults) from None
+
+
+def _milliseconds(time: datetime) -> int:
+    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1000)

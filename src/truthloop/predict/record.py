@@ -1,0 +1,197 @@
+"""Predictions into `bbox.model`: under which version, and each image's once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bson.binary import Binary
+from pymongo.client_session import ClientSession
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from truthloop.errors import Conflict, InputRefused
+from truthloop.ingest.documents import ID_SUBTYPE, MAX_NAME_BYTES, prepare
+from truthloop.predict.documents import MODEL_VERSIONS
+from truthloop.store.connection import Document, Store
+from truthloop.versions import version_key
+
+if TYPE_CHECKING:
+    from truthloop.models.documents import Boxes, CatalogueEntry
+
+PREDICTIONS = "bbox.model"
+FIRST_VERSION = "1.0.0"
+AUTO = "auto"
+_DUPLICATE_KEY = 11000
+
+
+class VersionTaken(Exception):
+    """Another model has been given the version at the same moment."""
+
+
+class Collision(Exception):
+    """Somebody else stored one of the predictions at the same moment; the next attempt finds it there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of predictions."""
+
+    new: int
+    already_there: int
+    conflicts: Mapping[str, str]  # by image id: why it isn't recorded
+
+
+def provenance(entry: "CatalogueEntry") -> Document:
+    """Which model made a prediction, as its document says it; no sha256 where the runtime carries the model."""
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "sha256": entry.file.sha256 if entry.file is not None else None,
+    }
+
+
+def choose_version(standing: Mapping[str, Sequence[object]], model: Mapping[str, Any], wanted: str | None) -> str:
+    """The version under which a model's boxes are recorded. Pure.
+
+    Args:
+        standing: by version, which models' boxes stand under it; None for boxes that don't say.
+        model: this one, as `provenance` gives it.
+        wanted: the version that was asked for; None for the one under which this very model stands there, else
+            the next major above the newest, else 1.0.0.
+
+    Raises:
+        Conflict: under the wanted version stand another model's boxes.
+
+    >>> choose_version({"2.1.0": [None], "10.0.0": [None]}, {"name": "faces"}, None)
+    '11.0.0'
+    >>> choose_version({"2.1.0": [{"name": "faces"}], "10.0.0": [None]}, {"name": "faces"}, None)
+    '2.1.0'
+    """
+    if wanted is None:
+        mine = [
+            version for version, models in standing.items() if models and all(each == model for each in models)
+        ]
+        if mine:
+            return max(mine, key=version_key)
+        return next_major(standing)
+    others = [each for each in standing.get(wanted, ()) if each != model]
+    if others:
+        other = others[0]
+        whose = f"{other['name']} {other['version']}" if isinstance(other, Mapping) else "another source"
+        raise Conflict(
+            f"Under the version {wanted} there are boxes of {whose}, and one version is one model. Give another "
+            f"version, such as {next_major(standing)}, or none to have it chosen."
+        )
+    return wanted
+
+
+def next_major(versions: Mapping[str, object]) -> str:
+    """The next major version above the newest; 1.0.0 where there is none.
+
+    >>> next_major({"2.1.0": 0, "10.3": 0}), next_major({}), next_major({"beta": 0})
+    ('11.0.0', '1.0.0', '1.0.0')
+    """
+    first = max(versions, key=version_key).split(".")[0] if versions else ""
+    if not (first.isascii() and first.isdigit()) or len(first) > 18:
+        return FIRST_VERSION
+    return f"{int(first) + 1}.0.0"
+
+
+def checked_version(version: str) -> str:
+    """The version, if a document can carry it.
+
+    Raises:
+        InputRefused: it's empty or too long.
+    """
+    if not version.strip() or len(version.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise InputRefused(
+            f"The version must have 1 to {MAX_NAME_BYTES} bytes.",
+            errors={"record_as": f"must have 1 to {MAX_NAME_BYTES} bytes"},
+        )
+    return version
+
+
+def standing_versions(store: Store) -> dict[str, list[object]]:
+    """By model version, which models' boxes stand under it or are about to; a scan of all predictions."""
+    found: dict[str, list[object]] = {}
+    group = {"$group": {"_id": {"version": "$model_version", "model": {"$ifNull": ["$model", None]}}}}
+    with store.errors():
+        for each in store[PREDICTIONS].aggregate([group]):
+            if isinstance(version := each["_id"].get("version"), str):
+                found.setdefault(version, []).append(each["_id"].get("model"))
+        for each in store[MODEL_VERSIONS].find({}):
+            found.setdefault(each["_id"], []).append(each["model"])
+    return found
+
+
+def reserve_version(store: Store, session: ClientSession, version: str, model: Mapping[str, Any]) -> None:
+    """Notes that a version is this model's from now on.
+
+    Raises:
+        VersionTaken: it is another's.
+    """
+    try:
+        store[MODEL_VERSIONS].update_one(
+            {"_id": version, "model": dict(model)}, {"$setOnInsert": {}}, upsert=True, session=session
+        )
+    except DuplicateKeyError as error:
+        raise VersionTaken from error
+
+
+def recorded_of(
+    store: Store, image_ids: Sequence[str], version: str, session: ClientSession | None = None
+) -> dict[str, object]:
+    """By image id, whose prediction stands there under a version already, whatever its `_id`."""
+    query = {"image_id": {"$in": [*image_ids]}, "model_version": {"$eq": version}}
+    with store.errors():
+        found = store[PREDICTIONS].find(query, {"_id": 0, "image_id": 1, "model": 1}, session=session)
+        return {each["image_id"]: each.get("model") for each in found}
+
+
+def conflict_text(version: str) -> str:
+    """Why a prediction isn't recorded where another stands."""
+    return f"There is a prediction of another model under the version {version}."
+
+
+def record_boxes(
+    store: Store,
+    session: ClientSession,
+    found: Mapping[str, "Boxes"],
+    *,
+    version: str,
+    model: Mapping[str, Any],
+) -> Recorded:
+    """Stores the boxes of images as documents of `bbox.model`, in the caller's transaction.
+
+    A prediction of the same model that stands there under the version is left as it is.
+
+    Args:
+        store: the workspace.
+        session: the transaction's.
+        found: by image id.
+        version: the model version of the documents.
+        model: as `provenance` gives it.
+
+    Raises:
+        Collision: somebody else has stored one of them meanwhile; the transaction is void.
+    """
+    there = recorded_of(store, list(found), version, session)
+    new = []
+    for image_id, boxes in found.items():
+        if image_id not in there:
+            document = {
+                "image_id": image_id,
+                "model_version": version,
+                "bboxes": [box.model_dump() for box in boxes.boxes],
+                "model": dict(model),
+            }
+            identity = Binary(prepare(PREDICTIONS, document, encode=False).id, ID_SUBTYPE)
+            new.append({"_id": identity, **document})
+    if new:
+        try:
+            store[PREDICTIONS].insert_many(new, session=session)
+        except BulkWriteError as error:
+            if any(fault.get("code") == _DUPLICATE_KEY for fault in (error.details or {}).get("writeErrors", ())):
+                raise Collision from error
+            raise
+    conflicts = {image_id: conflict_text(version) for image_id, whose in there.items() if whose != model}
+    return Recorded(new=len(new), already_there=len(there) - len(conflicts), conflicts=conflicts)

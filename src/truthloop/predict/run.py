@@ -1,0 +1,133 @@
+"""Running a worker with the models of the catalogue: for good, or until one batch is done."""
+
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from truthloop.blobs import Blobs
+from truthloop.predict import batches, slices
+from truthloop.predict.documents import Batch, BatchState
+from truthloop.predict.loaded import LoadedModels
+from truthloop.predict.worker import ClaimSlice, Worker
+from truthloop.store.connection import Store
+
+if TYPE_CHECKING:
+    from truthloop.predict.work import Work
+
+# Between two looks at a batch whose last slices other workers have in hand.
+LOOK_SECONDS = 0.5
+
+
+def run_worker(
+    store: Store,
+    blobs: Blobs,
+    stop: threading.Event,
+    *,
+    models: Collection[str] | None = None,
+    pull: bool = False,
+    threads: int | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Works jobs and batches until `stop` is set, then finishes what it has begun or gives it back.
+
+    Args:
+        store: the workspace.
+        blobs: its blob store.
+        stop: ends it.
+        models: the names of the models that it works; None for any.
+        pull: fetches the files of these models, or of all that the catalogue has, before it is ready.
+        threads: how many read and decode images; by default one for each processor.
+        ready: called once when it looks for work.
+
+    Raises:
+        NotFound: one of the models isn't in the catalogue.
+        ModelUnavailable: a file can't be fetched beforehand.
+        DatabaseUnavailable, StorageUnavailable: as their texts say.
+    """
+    from truthloop.models.catalogue import Catalogue
+
+    catalogue = Catalogue.open(store.settings)
+    chosen = catalogue.entries() if models is None else [catalogue.entry(name) for name in models]
+    loaded = catalogue_models(store)
+    if pull:
+        for entry in chosen:
+            loaded.get(entry.name, entry.version)
+    Worker(
+        store, blobs, loaded, models=models, threads=threads, claim_slice=slices_of(store, blobs, worker="worker")
+    ).run(stop, ready=ready)
+
+
+def work_batch(
+    store: Store,
+    blobs: Blobs,
+    batch_id: str,
+    stop: threading.Event,
+    *,
+    loaded: LoadedModels | None = None,
+    progress: Callable[[Batch], None] = lambda batch: None,  # noqa: ARG005
+) -> Batch:
+    """Works one batch in this process until it has ended or `stop` is set; other workers may help.
+
+    Args:
+        store: the workspace.
+        blobs: its blob store.
+        batch_id: which batch.
+        stop: ends it; what is in hand goes back.
+        loaded: the models; by default those of the catalogue.
+        progress: called twice a second with the batch as it stands.
+
+    Returns:
+        The batch as it stands then.
+    """
+    worker = Worker(
+        store,
+        blobs,
+        loaded or catalogue_models(store),
+        jobs=False,
+        claim_slice=slices_of(store, blobs, worker="truthloop predict", batch_id=batch_id),
+    )
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            progress(batches.get(store, batch_id))
+
+    watcher = threading.Thread(target=watch, name="truthloop-progress", daemon=True)
+    watcher.start()
+    try:
+        while not stop.is_set():
+            worker.run(stop, until_empty=True)
+            if batches.get(store, batch_id).state not in (BatchState.QUEUED, BatchState.RUNNING):
+                break
+            time.sleep(LOOK_SECONDS)
+    finally:
+        ended.set()
+        watcher.join()
+    batch = batches.get(store, batch_id)
+    progress(batch)
+    return batch
+
+
+def catalogue_models(store: Store) -> LoadedModels:
+    """The models of the catalogue, loaded as they are needed; one that was added meanwhile is found."""
+    from truthloop.models.catalogue import Catalogue
+    from truthloop.models.load import load_model
+
+    return LoadedModels(
+        lambda name: Catalogue.open(store.settings).entry(name),
+        lambda entry: load_model(store.settings, entry, fetch=True),
+    )
+
+
+def slices_of(store: Store, blobs: Blobs, *, worker: str, batch_id: str | None = None) -> ClaimSlice:
+    """What gives a worker its slices: of any batch, or of one."""
+
+    def claim(
+        size: Callable[[str], int], models: Collection[str] | None, without: Collection[str]
+    ) -> "Work | None":
+        return slices.claim_slice(
+            store, blobs, worker=worker, size=size, models=models, without=without, batch_id=batch_id
+        )
+
+    return claim

@@ -1,0 +1,295 @@
+"""What can be done with jobs and batches, as `workspace.jobs` and `workspace.batches` do it."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from truthloop.errors import InputRefused
+from truthloop.predict import batches, jobs, results
+from truthloop.predict.documents import (
+    KEEP,
+    Batch,
+    BatchPage,
+    BatchState,
+    Job,
+    JobPage,
+    JobState,
+    Keep,
+    Query,
+    Source,
+)
+from truthloop.predict.jobs import Also, Options
+from truthloop.predict.queue_limit import QueueLimit
+from truthloop.predict.results import BatchResultPage, JobResult
+from truthloop.predict.run import work_batch
+
+if TYPE_CHECKING:
+    from truthloop.blobs import Blobs
+    from truthloop.ingest.images import StoredImage
+    from truthloop.models.documents import CatalogueEntry
+    from truthloop.store.connection import Store
+
+
+CATALOGUE_SECONDS = 2.0
+
+
+class JobVerbs:
+    """Inference jobs, as `truthloop jobs` does it: `create`, `submit`, `execute`, `get`, `result`, ...
+
+    Models are named as in the catalogue. An image is one of the workspace (`image_id`), or one for the job alone
+    (`image`): the bytes of its file, or what `truthloop.ingest.images.store_image` gave for them.
+    """
+
+    def __init__(self, store: "Store", blobs: "Callable[[], Blobs]") -> None:
+        self._store, self._blobs = store, blobs
+        self._limit = QueueLimit(store)
+        self._catalogue = KnownModels(store)
+
+    def create(
+        self,
+        model: str,
+        *,
+        image_id: str | None = None,
+        image: "StoredImage | bytes | None" = None,
+        deadline_seconds: float | None = None,
+        options: Options | None = None,
+        source: Source = "jobs",
+        also: Also | None = None,
+    ) -> Job:
+        """A new job that waits for `execute`; see `truthloop.predict.jobs.create`.
+
+        Raises:
+            NotFound: there is no such model or image.
+        """
+        return jobs.create(
+            self._store,
+            entry=self._entry(model),
+            image=self._image(image_id, image),
+            deadline_seconds=deadline_seconds,
+            options=options,
+            source=source,
+            also=also,
+        )
+
+    def submit(
+        self,
+        model: str,
+        *,
+        image_id: str | None = None,
+        image: "StoredImage | bytes | None" = None,
+        deadline_seconds: float | None = None,
+        options: Options | None = None,
+        source: Source = "jobs",
+        also: Also | None = None,
+    ) -> Job:
+        """Creates a job and executes it at once; see `truthloop.predict.jobs.submit`."""
+        entry, found = self._entry(model), self._image(image_id, image)
+        if found is None:
+            raise InputRefused(
+                "The job has no image. Send one, or name one of the workspace by its image_id.",
+                errors={"image_id": "missing"},
+            )
+        return jobs.submit(
+            self._store,
+            self._limit,
+            entry=entry,
+            image=found,
+            deadline_seconds=deadline_seconds,
+            options=options,
+            source=source,
+            also=also,
+        )
+
+    def get(self, job_id: str) -> Job:
+        """A job as it stands; see `truthloop.predict.jobs.get`."""
+        return jobs.get(self._store, job_id)
+
+    def list(
+        self,
+        state: JobState | str | None = None,
+        model: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> JobPage:
+        """A page of jobs, the newest first; see `truthloop.predict.jobs.list`."""
+        return jobs.list(
+            self._store,
+            state=state,
+            model=model,
+            created_after=created_after,
+            created_before=created_before,
+            limit=limit,
+            after=after,
+        )
+
+    def update(
+        self,
+        job_id: str,
+        *,
+        revision: int | None = None,
+        model: str | Keep = KEEP,
+        image_id: str | Keep | None = KEEP,
+        deadline_seconds: float | Keep | None = KEEP,
+        options: Options | Keep | None = KEEP,
+    ) -> Job:
+        """Changes a job that is still `created`; see `truthloop.predict.jobs.update`."""
+        return jobs.update(
+            self._store,
+            job_id,
+            revision=revision,
+            entry=model if isinstance(model, Keep) else self._entry(model),
+            image=image_id if isinstance(image_id, Keep) else self._image(image_id, None),
+            deadline_seconds=deadline_seconds,
+            options=options,
+        )
+
+    def execute(
+        self,
+        job_id: str,
+        *,
+        image_id: str | None = None,
+        image: "StoredImage | bytes | None" = None,
+        also: Also | None = None,
+    ) -> Job:
+        """Puts a created job into the queue; see `truthloop.predict.jobs.execute`."""
+        if isinstance(image, bytes):
+            self.get(job_id)  # for a job that isn't there no file is stored
+        return jobs.execute(self._store, self._limit, job_id, image=self._image(image_id, image), also=also)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ends a job that has not ended; see `truthloop.predict.jobs.cancel`."""
+        return jobs.cancel(self._store, job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Removes a job and its result; see `truthloop.predict.jobs.delete`."""
+        jobs.delete(self._store, job_id)
+
+    def result(self, job_id: str) -> JobResult:
+        """What a succeeded job found; see `truthloop.predict.results.result`."""
+        return results.result(self._store, self._blobs(), job_id)
+
+    def picture(self, job_id: str) -> bytes:
+        """A succeeded job's image with its result drawn on it, as PNG; see `truthloop.predict.results.picture`."""
+        return results.picture(self._store, self._blobs(), job_id)
+
+    def wait(self, job_id: str, *, seconds: float | None = None) -> Job:
+        """Waits until a job has ended, and returns it as it stands then or when time is up.
+
+        Args:
+            job_id: which job.
+            seconds: how long at most; None for as long as it takes.
+
+        Raises:
+            NotFound: there is no such job, or it was deleted meanwhile.
+        """
+        return results.wait(self._store, job_id, seconds=seconds)
+
+    def _entry(self, model: str) -> "CatalogueEntry":
+        return self._catalogue.entry(model)
+
+    def _image(self, image_id: str | None, image: "StoredImage | bytes | None") -> "StoredImage | None":
+        if isinstance(image, bytes):
+            from truthloop.ingest.images import store_image
+
+            return store_image(self._blobs(), self._store.settings, image)
+        if image is not None or image_id is None:
+            return image
+        from truthloop.ingest.images import find_image
+
+        return find_image(self._store, image_id)
+
+
+class BatchVerbs:
+    """One model over many images: `create`, `get`, `list`, `cancel`, `resume`, `results`, `work`."""
+
+    def __init__(self, store: "Store", blobs: "Callable[[], Blobs]") -> None:
+        self._store, self._blobs = store, blobs
+        self._catalogue = KnownModels(store)
+
+    def create(
+        self,
+        model: str,
+        *,
+        image_ids: Sequence[str] | None = None,
+        query: Query | None = None,
+        record_as: str | None = None,
+        also: batches.Also | None = None,
+    ) -> Batch:
+        """A new batch, which workers begin at once; see `truthloop.predict.batches.create`."""
+        return batches.create(
+            self._store,
+            entry=self._catalogue.entry(model),
+            image_ids=image_ids,
+            query=query,
+            record_as=record_as,
+            also=also,
+        )
+
+    def get(self, batch_id: str) -> Batch:
+        """A batch as it stands; see `truthloop.predict.batches.get`."""
+        return batches.get(self._store, batch_id)
+
+    def list(
+        self, state: BatchState | str | None = None, *, limit: int = 100, after: str | None = None
+    ) -> BatchPage:
+        """A page of batches, the newest first; see `truthloop.predict.batches.list`."""
+        return batches.list(self._store, state=state, limit=limit, after=after)
+
+    def cancel(self, batch_id: str) -> Batch:
+        """Stops a batch; what is stored stays. See `truthloop.predict.batches.cancel`."""
+        return batches.cancel(self._store, batch_id)
+
+    def resume(self, batch_id: str) -> Batch:
+        """Goes on with a batch that was cancelled or has failed; see `truthloop.predict.batches.resume`."""
+        return batches.resume(self._store, batch_id)
+
+    def results(self, batch_id: str, *, limit: int = 100, after: str | None = None) -> BatchResultPage:
+        """What a batch found, and which images it refused: a page in the order of the images' ids.
+
+        Boxes that are recorded in `bbox.model` are there alone.
+        """
+        return results.batch_results(self._store, self._blobs(), batch_id, limit=limit, after=after)
+
+    def unfinished(self, model: str, *, query: Query, record_as: str | None) -> Batch | None:
+        """The newest batch of the same question, if it hasn't come to its end."""
+        return batches.unfinished(
+            self._store, entry=self._catalogue.entry(model), query=query, record_as=record_as
+        )
+
+    def work(
+        self,
+        batch_id: str,
+        *,
+        stop: threading.Event | None = None,
+        progress: Callable[[Batch], None] = lambda batch: None,  # noqa: ARG005
+    ) -> Batch:
+        """Works a batch in this process until it has ended; see `truthloop.predict.run.work_batch`."""
+        return work_batch(self._store, self._blobs(), batch_id, stop or threading.Event(), progress=progress)
+
+
+class KnownModels:
+    """The catalogue as it was at most two seconds ago: reading it costs more than writing a job."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self._read = float("-inf")
+        self._entries: dict[str, CatalogueEntry] = {}
+
+    def entry(self, model: str) -> "CatalogueEntry":
+        """The catalogue's entry of that name.
+
+        Raises:
+            NotFound: there is none; the text names those there are.
+        """
+        from truthloop.models.catalogue import Catalogue
+
+        if model not in self._entries or time.monotonic() - self._read > CATALOGUE_SECONDS:
+            catalogue = Catalogue.open(self._store.settings)
+            self._entries = {entry.name: entry for entry in catalogue.entries()}
+            self._read = time.monotonic()
+            return catalogue.entry(model)
+        return self._entries[model]

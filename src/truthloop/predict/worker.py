@@ -1,0 +1,453 @@
+"""A worker: takes what waits, decodes ahead while the model runs, and writes down what it found.
+
+Each kind of thread has one thing to do, so that none waits for another's: one claims, a few read and decode
+images, one runs models (the caller's), one writes, one renews the leases of what is in hand. At most two claims
+and two slices of batches are in hand besides those being written: one that runs, one that is decoded meanwhile.
+"""
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from truthloop.blobs import Blobs
+from truthloop.errors import (
+    ImageRefused,
+    InputRefused,
+    ModelRefused,
+    ModelUnavailable,
+    NotFound,
+    StorageUnavailable,
+    TruthloopError,
+    Unavailable,
+)
+from truthloop.logs import get_logger
+from truthloop.predict import claim as claims
+from truthloop.predict.loaded import LoadedModels
+from truthloop.predict.wake import WakeUp
+from truthloop.predict.work import Item, JobsWork, Outcome, Work
+from truthloop.store.connection import Document, Store
+
+if TYPE_CHECKING:
+    from truthloop.models.load import Model
+
+log = get_logger(__name__)
+
+# Whatever wakes a worker is a hint; it also looks this often, for what is due later and for leases that ran out.
+LOOK_SECONDS = 5.0
+# As many jobs are claimed as take about so long, so that a slow model's jobs don't wait behind one worker.
+CLAIM_SECONDS = 0.5
+FIRST_CLAIM = 4
+# A slice of a batch is stored at once: so much work is lost at most when a worker is killed.
+SLICE_SECONDS = 2.0
+FIRST_SLICE = 32
+MAX_SLICE = 256
+# The largest batch that is given to a runtime at once: more gains nothing and keeps jobs waiting.
+MAX_RUN = 16
+# A model that can't be had is left to other workers for so long.
+WITHOUT_SECONDS = 30.0
+# Between two attempts while MongoDB doesn't answer.
+RETRY_SECONDS = 0.5
+
+# Claims of jobs, and slices: one that runs and one that is decoded meanwhile.
+IN_HAND = 2
+
+Submit = Callable[["Model", Item], "Future[Any]"]
+ClaimSlice = Callable[[Callable[[str], int], Collection[str] | None, Collection[str]], Work | None]
+
+
+class Worker:
+    """Works jobs and batches until it is stopped.
+
+    Args:
+        store: the workspace.
+        blobs: its images, and its larger results.
+        loaded: the models.
+        models: the names of those it works; None for any.
+        jobs: whether it takes jobs.
+        claim_slice: takes a slice of a batch, given how many images of a model at most, which models, and which
+            not; None if it takes none.
+        threads: how many read and decode images; by default one for each processor.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        loaded: LoadedModels,
+        *,
+        models: Collection[str] | None = None,
+        jobs: bool = True,
+        claim_slice: ClaimSlice | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._store, self._blobs, self._loaded = store, blobs, loaded
+        self._models, self._jobs, self._claim_slice = models, jobs, claim_slice
+        self._name = f"worker {os.getpid()} on {socket.gethostname()}"
+        self._threads = threads or os.cpu_count() or 1
+        self._max_pixels = store.settings.max_image_pixels
+        self._seconds: dict[str, float] = {}  # by model: for one image, lately
+        self._without: dict[str, float] = {}  # by model: until when it is left to others
+        self._writing: queue.SimpleQueue[tuple[_Hand, list[Outcome]] | None] = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+
+    def run(
+        self, stop: threading.Event, *, ready: Callable[[], None] = lambda: None, until_empty: bool = False
+    ) -> None:
+        """Works until `stop` is set, then gives back what it has not begun.
+
+        Args:
+            stop: ends it, within about a second and the time of one run of the model.
+            ready: called once when it begins to look for work.
+            until_empty: ends it also when nothing is left to do.
+        """
+        self._hands, self._ending = _Hands(), threading.Event()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="truthloop-decode")
+        writer = threading.Thread(target=self._write, name="truthloop-write", daemon=True)
+        claimer = threading.Thread(
+            target=self._claim_all, args=(stop, ready, until_empty), name="truthloop-claim", daemon=True
+        )
+        done = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(done,), name="truthloop-leases", daemon=True)
+        for thread in (writer, claimer, keeper):
+            thread.start()
+        try:
+            while (hand := self._hands.next()) is not None:
+                self._run(stop, hand)
+        finally:
+            self._ending.set()
+            claimer.join()
+            self._writing.put(None)
+            writer.join()
+            done.set()
+            keeper.join()
+            self._pool.shutdown(cancel_futures=True)
+        if self._failure is not None:
+            raise self._failure
+
+    # -- claiming, on its own thread
+
+    def _claim_all(self, stop: threading.Event, ready: Callable[[], None], until_empty: bool) -> None:
+        wake = WakeUp(self._store)
+        looked = float("-inf")
+        new: Document | None = None
+        try:
+            wake.listen()
+            ready()
+            while not (stop.is_set() or self._ending.is_set()):
+                if not self._hands.wait_for_room(seconds=0.2):
+                    continue
+                try:
+                    if time.monotonic() - looked > LOOK_SECONDS:
+                        claims.sweep(self._store)
+                        looked = time.monotonic()
+                    # A job that comes alone needs no look: neither for it, nor at once for others behind it.
+                    is_alone = new is not None and not self._hands.held()
+                    found = self._claim(new if is_alone else None)
+                except TruthloopError as error:
+                    log.warning("worker_waits", error=str(error))
+                    stop.wait(RETRY_SECONDS)
+                    continue
+                finally:
+                    new = None
+                if found and not is_alone:
+                    continue
+                if not found and until_empty and not self._hands.held():
+                    return
+                if wake.listen():
+                    # While something is in hand there may soon be room for more, which no event tells.
+                    new = wake.wait(RETRY_SECONDS if self._hands.held() or until_empty else LOOK_SECONDS, stop)
+        except BaseException as error:
+            self._failure = error
+            log.exception("worker_failed")
+        finally:
+            wake.close()
+            self._hands.end()
+
+    def _claim(self, new: Document | None) -> bool:
+        """Takes the next work and hands it on, jobs before batches; false where there is none.
+
+        Args:
+            new: a job that was queued just now, where the last look found nothing: it need not be looked for.
+        """
+        now = time.monotonic()
+        self._without = {model: until for model, until in self._without.items() if until > now}
+        if self._jobs and self._hands.has_room(slices=False):
+            chosen = claims.announced(new, models=self._models, without=self._without) if new else ()
+            if not chosen:
+                chosen = claims.look(self._store, size=self._job_count, models=self._models, without=self._without)
+            if chosen:
+                jobs = JobsWork(self._store, self._blobs, chosen)
+                self._begin(_Hand(jobs, is_slice=False))
+                # Only now: images are decoded and the model runs while the claim is being written.
+                jobs.take(self._name)
+                return True
+        if self._claim_slice is not None and self._hands.has_room(slices=True):
+            taken = self._claim_slice(self._slice_count, self._models, self._without)
+            if taken is not None:
+                self._begin(_Hand(taken, is_slice=True))
+                return True
+        return False
+
+    def _begin(self, hand: "_Hand") -> None:
+        """Loads the model, begins to decode and hands it all on."""
+        work = hand.work
+        self._hands.hold(hand)
+        try:
+            model = self._loaded.get(work.model, work.model_version)
+        except ModelUnavailable as error:
+            self._without[work.model] = time.monotonic() + WITHOUT_SECONDS
+            hand.put_back = str(error)
+        except (NotFound, InputRefused) as error:
+            hand.refused = str(error)
+        except Exception as error:  # a runtime's own, for a file that it can't read
+            log.exception("model_not_loaded", model=work.model)
+            hand.refused = f"{work.model} can't be loaded: {_told(error)}"
+        else:
+            hand.decode_ahead(model, self._submit, max(2 * min(model.batch_size, MAX_RUN), 2 * self._threads))
+        self._hands.give(hand)
+
+    def _job_count(self, model: str) -> int:
+        seconds = self._seconds.get(model)
+        return FIRST_CLAIM if seconds is None else max(1, min(claims.MAX_CLAIM, int(CLAIM_SECONDS / seconds)))
+
+    def _slice_count(self, model: str) -> int:
+        seconds = self._seconds.get(model)
+        return FIRST_SLICE if seconds is None else max(1, min(MAX_SLICE, int(SLICE_SECONDS / seconds)))
+
+    # -- decoding, on the pool's threads
+
+    def _submit(self, model: "Model", item: Item) -> "Future[Any]":
+        return self._pool.submit(self._prepare, model, item)
+
+    def _prepare(self, model: "Model", item: Item) -> Any:
+        from truthloop.ingest.image_file import decode
+
+        return model.prepare(decode(self._blobs.get(item.blob), max_pixels=self._max_pixels))
+
+    # -- running, on the caller's thread
+
+    def _run(self, stop: threading.Event, hand: "_Hand") -> None:
+        try:
+            outcomes = self._outcomes(stop, hand)
+        finally:
+            self._hands.make_room(hand)
+        if self._hands.is_waiting():
+            self._writing.put((hand, outcomes))
+        else:  # nothing else is to be run, so a lone job need not wait for another thread to wake
+            self._finish(hand, outcomes)
+
+    def _outcomes(self, stop: threading.Event, hand: "_Hand") -> list[Outcome]:
+        """What became of the items that it came to; a slice lets jobs pass between two runs of the model."""
+        outcomes: list[Outcome] = []
+        model = hand.model
+        if model is None:
+            return outcomes
+        size = max(1, min(model.batch_size, MAX_RUN))
+        spent = 0.0
+        while len(outcomes) < len(hand.work.items):
+            if stop.is_set() or hand.work.lost.is_set():
+                return outcomes
+            began = time.perf_counter()
+            outcomes += self._run_batch(model, hand.next(size, self._submit))
+            spent += time.perf_counter() - began
+            hand.work.taken.wait()  # no more than one run is made for what another may have taken
+            while hand.is_slice and (job := self._hands.next_job()) is not None:
+                self._run(stop, job)
+        if outcomes:
+            seconds = spent / len(outcomes)
+            self._seconds[hand.work.model] = (self._seconds.get(hand.work.model, seconds) + seconds) / 2
+        return outcomes
+
+    def _run_batch(self, model: "Model", prepared: "Sequence[Future[Any]]") -> list[Outcome]:
+        outcomes: list[Outcome | None] = []
+        inputs = []
+        for future in prepared:
+            try:
+                inputs.append(future.result())
+                outcomes.append(None)
+            except ImageRefused as error:
+                outcomes.append(Outcome(error=str(error)))
+            except NotFound as error:
+                outcomes.append(Outcome(error=f"The image's file is gone. {error}"))
+            except StorageUnavailable as error:
+                outcomes.append(Outcome(retry=str(error), unavailable=True))
+            except Exception as error:
+                outcomes.append(Outcome(retry=f"The image can't be prepared: {_told(error)}"))
+        predicted = iter(self._predict(model, inputs))
+        return [outcome or next(predicted) for outcome in outcomes]
+
+    def _predict(self, model: "Model", inputs: list[Any]) -> Iterator[Outcome]:
+        if not inputs:
+            return
+        try:
+            predictions = model.run(inputs)
+        except Exception as error:
+            if len(inputs) == 1 and isinstance(error, ModelRefused):
+                yield Outcome(error=str(error))
+                return
+            if len(inputs) == 1:
+                log.exception("model_failed", model=model.entry.name)
+                yield Outcome(retry=f"{model.entry.name} failed on it: {_told(error)}")
+                return
+            for single in inputs:  # one that a model fails on must not take the others with it
+                yield from self._predict(model, [single])
+            return
+        for prediction in predictions:
+            yield Outcome(prediction=prediction)
+
+    # -- writing, on its own thread
+
+    def _write(self) -> None:
+        while (write := self._writing.get()) is not None:
+            self._finish(*write)
+
+    def _finish(self, hand: "_Hand", outcomes: list[Outcome]) -> None:
+        """Stores what was found; tries again for as long as the lease may last."""
+        deadline = time.monotonic() + self._store.settings.job_lease_seconds
+        try:
+            while True:
+                try:
+                    hand.finish(outcomes)
+                    return
+                except Unavailable as error:
+                    if time.monotonic() > deadline:
+                        log.warning("work_lost", error=str(error))
+                        return
+                    time.sleep(RETRY_SECONDS)
+        except Exception as error:
+            log.exception("result_not_stored", model=hand.work.model)
+            with suppress(TruthloopError):  # else its lease runs out
+                hand.work.put_back(f"The result could not be stored: {_told(error)}")
+        finally:
+            self._hands.drop(hand)
+
+    # -- renewing leases, on its own thread
+
+    def _keep(self, done: threading.Event) -> None:
+        while not done.wait(self._store.settings.job_lease_seconds / 3):
+            for hand in self._hands.held():
+                with suppress(TruthloopError):  # the server may come back before the lease has run out
+                    hand.work.renew()
+
+
+class _Hand:
+    """A piece of work in hand, with its images on their way."""
+
+    def __init__(self, work: Work, *, is_slice: bool) -> None:
+        self.work, self.is_slice = work, is_slice
+        self.model: Model | None = None
+        self.put_back: str | None = None  # why it can't be worked here and now
+        self.refused: str | None = None  # why it can't be worked at all
+        self._coming: deque[Future[Any]] = deque()
+        self._submitted = self._ahead = 0
+
+    def decode_ahead(self, model: "Model", submit: "Submit", ahead: int) -> None:
+        """Begins to decode the first images, `ahead` at once."""
+        self.model, self._ahead = model, ahead
+        self._fill(submit)
+
+    def next(self, size: int, submit: "Submit") -> "list[Future[Any]]":
+        """The next images, `size` at most, while those behind them are being decoded."""
+        taken = [self._coming.popleft() for _ in range(min(size, len(self._coming)))]
+        self._fill(submit)
+        return taken
+
+    def finish(self, outcomes: Sequence[Outcome]) -> None:
+        """Stores what became of it."""
+        if self.refused is not None:
+            self.work.refuse(self.refused)
+        elif self.put_back is not None:
+            self.work.put_back(self.put_back)
+        else:
+            self.work.finish(outcomes)
+
+    def _fill(self, submit: "Submit") -> None:
+        assert self.model is not None
+        while len(self._coming) < self._ahead and self._submitted < len(self.work.items):
+            self._coming.append(submit(self.model, self.work.items[self._submitted]))
+            self._submitted += 1
+
+
+class _Hands:
+    """What is in hand: claimed and not yet written. Shared by the threads of a worker."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: set[_Hand] = set()
+        # Claims of jobs and slices that are neither run nor being run to their end, and those not yet begun.
+        self._unfinished = {False: 0, True: 0}
+        self._waiting: dict[bool, deque[_Hand]] = {False: deque(), True: deque()}
+        self._ended = False
+
+    def has_room(self, *, slices: bool) -> bool:
+        """Whether one more may be claimed."""
+        return self._unfinished[slices] < IN_HAND
+
+    def wait_for_room(self, *, seconds: float) -> bool:
+        """Waits until there is room for jobs or a slice; false when the time is up."""
+        with self._changed:
+            return self._changed.wait_for(lambda: min(self._unfinished.values()) < IN_HAND, seconds)
+
+    def hold(self, hand: _Hand) -> None:
+        """Notes what was claimed: from now on its lease is renewed."""
+        with self._changed:
+            self._held.add(hand)
+            self._unfinished[hand.is_slice] += 1
+
+    def give(self, hand: _Hand) -> None:
+        """Hands it to the thread that runs models."""
+        with self._changed:
+            self._waiting[hand.is_slice].append(hand)
+            self._changed.notify_all()
+
+    def next(self) -> _Hand | None:
+        """What is to be run next, jobs before slices; waits for it. None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or any(self._waiting.values()))
+            for waiting in self._waiting.values():
+                if waiting:
+                    return waiting.popleft()
+            return None
+
+    def is_waiting(self) -> bool:
+        """Whether anything waits to be run."""
+        with self._changed:
+            return any(self._waiting.values())
+
+    def next_job(self) -> _Hand | None:
+        """The next claim of jobs, if one waits."""
+        with self._changed:
+            return self._waiting[False].popleft() if self._waiting[False] else None
+
+    def make_room(self, hand: _Hand) -> None:
+        """Notes that it was run, and another may be claimed."""
+        with self._changed:
+            self._unfinished[hand.is_slice] -= 1
+            self._changed.notify_all()
+
+    def drop(self, hand: _Hand) -> None:
+        """Notes that it was written: its lease is renewed no more."""
+        with self._changed:
+            self._held.discard(hand)
+
+    def held(self) -> list[_Hand]:
+        """What is in hand now."""
+        with self._changed:
+            return [*self._held]
+
+    def end(self) -> None:
+        """No more will be given."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def _told(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

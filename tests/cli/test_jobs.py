@@ -1,0 +1,129 @@
+"""`jobs`, `batches`, `predict` and `worker`, as a person uses them."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from cli.processes import Terminal, wait_for
+
+FACES = "opencv_faces"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small pictures without a face."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for grey in (60, 120, 180):
+        cv2.imwrite(str(folder / f"{grey}.png"), np.full((48, 64, 3), grey, np.uint8))
+    return folder
+
+
+@pytest.fixture
+def filled(empty: Terminal, pictures: Path) -> Terminal:
+    """A workspace with three images."""
+    empty.answer("ingest", pictures)
+    return empty
+
+
+def read(terminal: Terminal, *arguments: str | Path) -> Any:
+    return json.loads(terminal.answer(*arguments, "--json"))
+
+
+def test_a_job_from_its_creation_to_its_result(filled: Terminal, pictures: Path, tmp_path: Path) -> None:
+    job = read(filled, "jobs", "create", FACES)
+    assert (job["state"], job["image_id"]) == ("created", None)
+    assert read(filled, "jobs", "execute", job["id"], pictures / "60.png")["state"] == "queued"
+    other = read(filled, "jobs", "submit", FACES, pictures / "120.png")
+    cancelled = read(filled, "jobs", "cancel", other["id"])
+    assert cancelled["state"] == "cancelled"
+
+    early = filled.run("jobs", "result", job["id"])
+    assert early.returncode == 1
+    assert "it is queued" in early.stderr
+
+    worker = filled.start("worker", "--models", FACES, "--pull")
+    try:
+        assert worker.stdout is not None
+        assert "The worker is ready for opencv_faces" in worker.stdout.readline()
+        found = read(filled, "jobs", "result", job["id"], "--wait", "60", "--plot", tmp_path / "found.png")
+        assert found["boxes"] == []
+        assert (found["width"], found["height"]) == (64, 48)
+        assert cv2.imread(str(tmp_path / "found.png")) is not None
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        _, errors = worker.communicate(timeout=60)
+    assert worker.returncode == 0
+    assert "Stopped." in errors
+
+    listed = read(filled, "jobs", "list")
+    assert [(each["id"], each["state"]) for each in listed["items"]] == [
+        (other["id"], "cancelled"),
+        (job["id"], "succeeded"),
+    ]
+    assert job["id"] in filled.answer("jobs", "list", "--state", "succeeded")
+    assert "opencv_faces" in filled.answer("jobs", "show", job["id"])
+    filled.answer("jobs", "delete", job["id"])
+    assert filled.run("jobs", "show", job["id"]).returncode == 1
+    lines = filled.answer("events", "--limit", "100")
+    assert f"Inference job (id: {job['id']}) started: running" in lines
+    assert f"Inference job (id: {job['id']}) deleted: succeeded" in lines
+
+
+def test_predict_processes_the_workspace_and_then_has_nothing_to_do(filled: Terminal) -> None:
+    batch = read(filled, "predict", "--unprocessed", "--model", FACES)
+    assert (batch["state"], batch["predicted"], batch["record_as"]) == ("succeeded", 3, "1.0.0")
+    assert read(filled, "status")["processed"]["count"] == 3
+
+    again = filled.answer("predict", "--unprocessed", "--model", FACES)
+    assert "0 images predicted" in again
+    assert "3 images had them before" in filled.answer("predict", "--all", "--model", FACES)
+    assert read(filled, "predict", "--all", "--model", FACES, "--as", "7.0.0")["predicted"] == 3
+    listed = read(filled, "batches", "list")
+    assert len(listed["items"]) == 4
+    assert read(filled, "batches", "show", batch["id"])["done"] == 3
+
+
+def test_images_that_cannot_be_predicted_are_named_and_the_exit_code_tells(filled: Terminal) -> None:
+    done = filled.run("predict", "nowhere", "--model", FACES)
+
+    assert done.returncode == 1
+    assert "1 image refused:" in done.stdout
+    assert "nowhere" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("predict", "--model", FACES), "either image ids, --unprocessed or --all"),
+        (("predict", "--all", "--unprocessed", "--model", FACES), "either image ids, --unprocessed or --all"),
+        (("predict", "--all"), "give a model"),
+        (("jobs", "list", "--state", "done"), "give one of created"),
+    ],
+)
+def test_wrong_use_says_what_to_give(filled: Terminal, arguments: tuple[str, ...], said: str) -> None:
+    done = filled.run(*arguments)
+
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+
+
+def test_an_unknown_model_names_those_there_are(filled: Terminal, pictures: Path) -> None:
+    for arguments in (
+        ("jobs", "submit", "nothing", pictures / "60.png"),
+        ("predict", "--all", "--model", "nothing"),
+    ):
+        done = filled.run(*arguments)
+        assert done.returncode == 1
+        assert "opencv_faces" in done.stderr
+
+
+def test_the_service_works_jobs_by_itself(alone: Terminal, pictures: Path) -> None:
+    alone.answer("up", "--detach")
+    job = read(alone, "jobs", "submit", FACES, pictures / "60.png")
+
+    wait_for(lambda: read(alone, "jobs", "show", job["id"])["state"] == "succeeded", "the service's worker")

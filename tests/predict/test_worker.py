@@ -1,0 +1,330 @@
+"""Workers: what they take, what they write, and what becomes of what they can't finish."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from predict.given import (
+    ENTRY,
+    OTHER,
+    Image,
+    TinyModel,
+    assert_whole,
+    events_of,
+    in_state,
+    loaded,
+    png,
+    queued,
+    wait_until,
+    working,
+)
+from truthloop.blobs import Blobs
+from truthloop.errors import Conflict, ModelUnavailable
+from truthloop.ingest.images import StoredImage, store_image
+from truthloop.predict import claim as claims
+from truthloop.predict import jobs, results
+from truthloop.predict.claim import Done, claim, finish, sweep
+from truthloop.predict.documents import JobState
+from truthloop.predict.loaded import LoadedModels
+from truthloop.predict.worker import Worker
+from truthloop.store.connection import Store
+
+RESULT = {"width": 4, "height": 3, "answer": {"labels": []}}
+
+
+@pytest.fixture
+def blobs(store: Store, tmp_path: Path) -> Blobs:
+    store.settings = store.settings.model_copy(update={"blobs": f"file://{tmp_path / 'blobs'}"})
+    return Blobs.open(store.settings)
+
+
+@pytest.fixture
+def image(store: Store, blobs: Blobs) -> StoredImage:
+    return store_image(blobs, store.settings, png(51))
+
+
+def lease_of(store: Store, seconds: float) -> None:
+    store.settings = store.settings.model_copy(update={"job_lease_seconds": seconds})
+
+
+def expire(store: Store) -> None:
+    """Lets the leases of all running jobs run out."""
+    store["truthloop.jobs"].update_many(
+        {"state": "running"}, [{"$set": {"lease.expires_at": {"$subtract": ["$$NOW", 1]}}}]
+    )
+
+
+def test_a_submitted_job_is_run_and_its_result_can_be_read(store: Store, blobs: Blobs, image: StoredImage) -> None:
+    with working(Worker(store, blobs, loaded(TinyModel()))):
+        job = queued(store, image=image)
+        ended = results.wait(store, job.id, seconds=60)
+
+    assert (ended.state, ended.attempts, ended.revision) == ("succeeded", 1, 4)
+    found = results.result(store, blobs, job.id)
+    assert found.labels is not None
+    assert [(label.label, round(label.score, 3)) for label in found.labels] == [("mean", 0.2)]
+    assert (found.width, found.height, found.image_id) == (4, 4, image.image_id)
+    assert [verb for _, verb, _ in events_of(store, job.id)] == [
+        *("job.created", "job.queued", "job.started", "job.succeeded")
+    ]
+    assert_whole(store)
+
+
+def test_an_image_that_cannot_be_decoded_fails_its_job_at_once_and_no_other(
+    store: Store, blobs: Blobs, image: StoredImage
+) -> None:
+    broken = Image(blob=blobs.put(b"no image at all"))
+    wrong, missing, good = queued(store, image=broken), queued(store, image=Image()), queued(store, image=image)
+
+    with working(Worker(store, blobs, loaded(TinyModel(batch_size=8)))):
+        wait_until(lambda: in_state(store, "queued", "running") == 0)
+
+    told = {job: jobs.get(store, job) for job in (wrong.id, missing.id, good.id)}
+    assert [told[job.id].state for job in (wrong, missing, good)] == ["failed", "failed", "succeeded"]
+    assert [told[job.id].attempts for job in (wrong, missing, good)] == [1, 1, 1]
+    assert "file is gone" in (told[missing.id].error or "")
+    with pytest.raises(Conflict, match="it is failed: "):
+        results.result(store, blobs, wrong.id)
+    assert_whole(store)
+
+
+def test_an_unknown_model_fails_its_jobs_at_once(store: Store, blobs: Blobs, image: StoredImage) -> None:
+    unknown = queued(store, entry=OTHER, image=image)
+    outdated = queued(store, entry=ENTRY.model_copy(update={"version": "0"}), image=image)
+
+    with working(Worker(store, blobs, loaded(TinyModel()))):
+        wait_until(lambda: in_state(store, "queued", "running") == 0)
+
+    assert [jobs.get(store, job.id).state for job in (unknown, outdated)] == ["failed", "failed"]
+    assert "has tiny 1, not 0" in (jobs.get(store, outdated.id).error or "")
+    assert_whole(store)
+
+
+def test_a_model_whose_file_is_out_of_reach_is_left_to_others_and_fails_after_three_attempts(
+    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truthloop.predict.worker.WITHOUT_SECONDS", 0.0)
+    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(claims, "RETRY_SECONDS", 0.01)
+
+    def load(entry: object) -> Any:
+        raise ModelUnavailable("tiny can't be fetched; put it into the folder /models.")
+
+    job = queued(store, image=image)
+    with working(Worker(store, blobs, LoadedModels({"tiny": ENTRY}.__getitem__, load))):
+        wait_until(lambda: in_state(store, "failed") == 1)
+
+    ended = jobs.get(store, job.id)
+    assert ended.attempts == 3
+    assert ended.error == "Tried 3 times. tiny can't be fetched; put it into the folder /models."
+    assert [verb for _, verb, _ in events_of(store, job.id)].count("job.requeued") == 2
+    assert_whole(store)
+
+
+def test_a_model_that_fails_on_one_image_does_not_take_the_others_with_it(
+    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
+
+    def fail_on_black(batch: list[float]) -> None:
+        if 0.0 in batch:
+            raise RuntimeError("no light")
+
+    black = queued(store, image=store_image(blobs, store.settings, png(0)))
+    others = [queued(store, image=image) for _ in range(5)]
+    model = TinyModel(batch_size=4, before_run=fail_on_black)
+    with working(Worker(store, blobs, loaded(model))):
+        wait_until(lambda: in_state(store, "queued", "running") == 0)
+
+    assert {jobs.get(store, job.id).state for job in others} == {JobState.SUCCEEDED}
+    assert jobs.get(store, black.id).state == JobState.FAILED
+    assert "no light" in (jobs.get(store, black.id).error or "")
+    assert_whole(store)
+
+
+def test_a_runtime_that_takes_batches_gets_them(store: Store, blobs: Blobs, image: StoredImage) -> None:
+    model = TinyModel(batch_size=4)
+    for _ in range(8):
+        queued(store, image=image)
+    with working(Worker(store, blobs, loaded(model))):
+        wait_until(lambda: in_state(store, "succeeded") == 8)
+
+    assert max(model.runs) == 4
+
+
+def test_jobs_of_several_models_are_claimed_by_model(store: Store) -> None:
+    first, other, third = queued(store), queued(store, entry=OTHER), queued(store)
+
+    taken = claim(store, worker="me")
+    assert taken is not None
+    assert [job.id for job in taken.jobs] == [first.id, third.id]
+    taken = claim(store, worker="me")
+    assert taken is not None
+    assert [job.id for job in taken.jobs] == [other.id]
+    assert claim(store, worker="me") is None
+
+
+def test_a_worker_takes_only_the_models_that_it_is_for(store: Store) -> None:
+    queued(store)
+    other = queued(store, entry=OTHER)
+
+    taken = claim(store, worker="me", models=["other"])
+    assert taken is not None
+    assert [job.id for job in taken.jobs] == [other.id]
+    assert claims.look(store, without=["tiny"]) == ()
+
+
+def test_the_result_of_a_cancelled_or_deleted_job_is_dropped_and_the_others_are_kept(store: Store) -> None:
+    cancelled, deleted, kept = (queued(store) for _ in range(3))
+    taken = claim(store, worker="me")
+    assert taken is not None
+    jobs.cancel(store, cancelled.id)
+    jobs.delete(store, deleted.id)
+
+    assert finish(store, taken.token, [Done(job=job, result=RESULT) for job in taken.jobs]) == 1
+
+    assert jobs.get(store, cancelled.id).state == JobState.CANCELLED
+    assert jobs.get(store, kept.id).state == JobState.SUCCEEDED
+    assert [found["_id"] for found in store["truthloop.results"].find()] == [kept.id]
+    assert events_of(store, deleted.id)[-2:] == [
+        (4, "job.cancelled", "cancelled"),
+        (5, "job.deleted", "cancelled"),
+    ]
+    assert_whole(store)
+
+
+def test_the_result_that_comes_after_the_lease_was_lost_is_dropped(store: Store) -> None:
+    job = queued(store)
+    late = claim(store, worker="slow")
+    assert late is not None
+    expire(store)
+    assert sweep(store) == 1
+    assert jobs.get(store, job.id).state == JobState.QUEUED
+    taken = claim(store, worker="quick")
+    assert taken is not None
+
+    assert finish(store, late.token, [Done(job=late.jobs[0], error="too late")]) == 0
+    assert claims.put_back(store, late.token, late.jobs, error="too late") == 0
+    assert jobs.get(store, job.id).state == JobState.RUNNING
+    assert finish(store, taken.token, [Done(job=taken.jobs[0], result=RESULT)]) == 1
+    assert finish(store, late.token, [Done(job=late.jobs[0], result=RESULT)]) == 0
+
+    assert jobs.get(store, job.id).attempts == 2
+    assert_whole(store)
+
+
+def test_a_job_whose_workers_all_die_fails_after_three_attempts_with_the_last_error(store: Store) -> None:
+    job = queued(store)
+    for _ in range(3):
+        assert claim(store, worker="mortal") is not None
+        expire(store)
+        assert sweep(store) == 1
+
+    ended = jobs.get(store, job.id)
+    assert (ended.state, ended.attempts) == ("failed", 3)
+    assert "mortal has given no sign of life" in (ended.error or "")
+    assert_whole(store)
+
+
+def test_a_lease_that_is_renewed_does_not_run_out(store: Store) -> None:
+    queued(store)
+    taken = claim(store, worker="me")
+    assert taken is not None
+    expire(store)
+
+    assert claims.renew(store, taken.token, [taken.jobs[0].id]) == 1
+    assert sweep(store) == 0
+    jobs.cancel(store, taken.jobs[0].id)
+    assert claims.renew(store, taken.token, [taken.jobs[0].id]) == 0
+
+
+def test_a_job_that_waits_beyond_its_deadline_fails_and_is_not_taken(store: Store) -> None:
+    late, patient = queued(store, deadline_seconds=0.001), queued(store, deadline_seconds=1000)
+    time.sleep(0.02)
+
+    taken = claim(store, worker="me")
+    assert taken is not None
+    assert [job.id for job in taken.jobs] == [patient.id]
+    assert sweep(store) == 1
+    assert jobs.get(store, late.id).state == JobState.FAILED
+    assert "deadline of 0.001 s" in (jobs.get(store, late.id).error or "")
+
+
+def test_a_worker_that_stops_gives_back_what_it_has_not_begun(
+    store: Store, blobs: Blobs, image: StoredImage
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(batch: list[float]) -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    made = [queued(store, image=image) for _ in range(6)]
+    with working(Worker(store, blobs, loaded(TinyModel(before_run=wait)))) as stop:
+        assert begun.wait(60)
+        stop.set()
+        go_on.set()
+
+    states = [jobs.get(store, job.id) for job in made]
+    assert [job.state for job in states] == ["succeeded"] + ["queued"] * 5
+    # Nobody has tried them, so it doesn't count.
+    assert [job.attempts for job in states] == [1] + [0] * 5
+    with working(Worker(store, blobs, loaded(TinyModel()))):
+        wait_until(lambda: in_state(store, "succeeded") == 6)
+    assert_whole(store)
+
+
+def test_a_worker_renews_the_leases_of_what_takes_long(store: Store, blobs: Blobs, image: StoredImage) -> None:
+    lease_of(store, 1.0)
+    go_on = threading.Event()
+    job = queued(store, image=image)
+
+    def wait(batch: list[float]) -> None:
+        assert go_on.wait(60)
+
+    with working(Worker(store, blobs, loaded(TinyModel(before_run=wait)))):
+        wait_until(lambda: in_state(store, "running") == 1)
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() - begun > 1.5)
+        assert sweep(store) == 0
+        go_on.set()
+        wait_until(lambda: in_state(store, "succeeded") == 1)
+    assert jobs.get(store, job.id).attempts == 1
+
+
+def test_two_workers_share_a_queue(store: Store, blobs: Blobs, image: StoredImage) -> None:
+    together = threading.Barrier(2)
+    met = threading.Event()
+
+    def meet(batch: list[float]) -> None:
+        if not met.is_set():
+            together.wait(60)
+            met.set()
+
+    made = [queued(store, image=image) for _ in range(60)]
+    one, two = TinyModel(before_run=meet), TinyModel(before_run=meet)
+    with working(Worker(store, blobs, loaded(one))), working(Worker(store, blobs, loaded(two))):
+        wait_until(lambda: in_state(store, "queued", "running") == 0)
+
+    assert in_state(store, "succeeded") == 60
+    assert min(sum(one.runs), sum(two.runs)) > 0
+    assert {jobs.get(store, job.id).attempts for job in made} == {1}
+    assert_whole(store)
+
+
+def test_a_large_result_lies_in_the_blob_store(
+    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "MAX_STORED_BYTES", 10)
+    job = queued(store, image=image)
+    with working(Worker(store, blobs, loaded(TinyModel()))):
+        wait_until(lambda: in_state(store, "succeeded") == 1)
+
+    stored = store["truthloop.results"].find_one({"_id": job.id})
+    assert stored is not None
+    assert "answer" not in stored
+    assert results.result(store, blobs, job.id).labels is not None
