@@ -8,7 +8,8 @@ and compares, so that no page tells tales.
 
 A block of `sh` or `python` is run; a block of `console` is run and its output compared. `not-run` after the
 language marks what needs a network or another machine. A page runs in a folder of its own, in the order of its
-blocks; in it, `face-detection` is the folder with the four files of brief 1.
+blocks; in it, `face-detection` is the folder with the four files of brief 1, and `photos` one with the photographs
+of `truthloop sample --photos`.
 """
 
 import os
@@ -23,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from truthloop.ingest.photographs import photographs
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -94,6 +97,9 @@ def working_folder(data: Path | None) -> Iterator[tuple[Path, dict[str, str]]]:
     folder = Path(tempfile.mkdtemp(prefix="truthloop-docs-"))
     if data is not None:
         (folder / "face-detection").symlink_to(data.resolve())
+    (folder / "photos").mkdir()
+    for photograph in photographs():
+        (folder / "photos" / photograph.name).symlink_to(photograph)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUTHLOOP_")}
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
