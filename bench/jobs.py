@@ -8,8 +8,9 @@ majority writes promise. Once with 64 jobs in flight, once one at a time. The re
 batch over stored images against a loop that reads, decodes and infers the same files with as many threads. (c) Two
 workers against one, with 64 jobs in flight. Rounds are interleaved.
 
-Needs the model (`truthloop models pull mobilenet_v2`, or TRUTHLOOP_MODELS), and for (a) a `redis-server` on the
-path (Debian: apt-get install redis-server) and the group `bench` of pyproject.toml (pip install --group bench).
+Needs the model (in TRUTHLOOP_TEST_DATA/models, in TRUTHLOOP_MODELS, or `truthloop models pull mobilenet_v2`), and
+for (a) a `redis-server` on the path (Debian: apt-get install redis-server) and the group `bench` of pyproject.toml
+(pip install --group bench).
 """
 
 import argparse
@@ -285,6 +286,8 @@ def measure(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="truthloop-bench-")))
         os.environ["TRUTHLOOP_HOME"] = str(folder / ".truthloop")
+        shared = Path(os.environ.get("TRUTHLOOP_TEST_DATA", Path(__file__).parent.parent.parent / "shared"))
+        os.environ.setdefault("TRUTHLOOP_MODELS", str(shared / "models"))
         from truthloop.store import embedded
 
         stack.callback(embedded.stop, folder / ".truthloop")
