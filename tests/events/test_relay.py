@@ -436,10 +436,16 @@ def test_what_kafka_has_not_confirmed_is_sent_by_the_next_relay(store, kafka, wi
 
     monkeypatch.setattr(relay, "to_cloudevent_json", noted)
     monkeypatch.setattr(relay, "FLUSH_SECONDS", 0.5)
+    first = backdated(store, "first", seconds=36_000)
     with relay_in_this_process(with_kafka):
+        wait_for(lambda: arrived(kafka, {first}), "the first event")
         kafka.stop(signal.SIGKILL)
-        written = {backdated(store, f"{hour}", seconds=hour * 3_600) for hour in (9, 5, 1)}
-        wait_for(lambda: set(sent) == written, "the relay to read them")
+        try:
+            written = {backdated(store, f"{hour}", seconds=hour * 3_600) for hour in (9, 5, 1)}
+            wait_for(lambda: written <= set(sent), "the relay to read them")
+        except BaseException:
+            kafka.start()
+            raise
     kafka.start()
     with relay_in_this_process(with_kafka):
         wait_for(lambda: len(arrived(kafka, written)) == 3, "all of them")

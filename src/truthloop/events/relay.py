@@ -6,7 +6,7 @@ confirmed it, so who takes over begins at or before that place: an event may com
 missing. Within a subject the order holds: the producer is idempotent and lets no message past one that failed, and
 who begins anew begins before all that isn't confirmed.
 
-Source: docs/decisions/0011-kafka-relay.md.
+Source: docs/decisions/0012-kafka-relay.md.
 """
 
 import threading
