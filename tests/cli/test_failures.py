@@ -242,3 +242,15 @@ def test_wrong_use_is_told_in_a_line(slice_terminal: Terminal, arguments: tuple[
 
 def test_the_terminal_names_the_kinds_and_sizes_that_there_are() -> None:
     assert (tuple(Kind), tuple(Size)) == (cli.KINDS, cli.SIZES)
+
+
+def test_the_picture_shows_the_image_where_its_pixels_are_there(empty: Terminal, tmp_path: Path) -> None:
+    Image.new("RGB", (400, 200), (10, 200, 30)).save(tmp_path / "green.png")
+    empty.answer("ingest", tmp_path / "green.png")
+    empty.answer("predict", "--all", "--model", "opencv_faces")
+    (line,) = empty.answer("images").splitlines()
+    empty.answer("failures", line.partition("\t")[0], "--plot", tmp_path / "plot.png")
+
+    with Image.open(tmp_path / "plot.png") as image:
+        colours = {colour: number for number, colour in image.convert("RGB").getcolors(1 << 20) or ()}
+    assert colours[(10, 200, 30)] > 10_000

@@ -12,7 +12,7 @@ import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace, png_path
 from truthloop.cli.screen import console, count, counting, messages, number_of, percent, write, write_json
-from truthloop.errors import InputRefused
+from truthloop.errors import ImageRefused, InputRefused, NotFound
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 KINDS = ("match", "misplaced", "unrelated", "missed", "spurious", "duplicate")
 SIZES = ("small", "medium", "large")
 DEFAULT_WORST = 10
+# The longer side of the image that a picture is drawn on: three panels of it stand side by side.
+PLOT_PIXELS = 700
 # Items a person reads fit into it, on a wider terminal, too.
 COLUMNS = 80
 
@@ -147,9 +149,7 @@ def show_failures(
         else:
             answers = workspace.failures(image_ids or [], selection=selection, min_iou=min_iou)
             if plot is not None:
-                from truthloop.failures.plot import draw as draw_image
-
-                _write_picture(plot, draw_image(answers[0]))
+                _plot(workspace, answers[0], plot)
             if as_json:
                 _write_array(answers)
             else:
@@ -176,14 +176,24 @@ def _check_use(
 
 
 def _plot_worst(workspace: "Workspace", told: "FailureSummary", path: Path) -> None:
-    from truthloop.failures.plot import draw
-
     if not told.worst:
         messages().print("No image has a failure, so none is drawn.", style="dim")
         return
     image_id = told.worst[0].image_id
-    _write_picture(path, draw(workspace.failures(image_id)))
+    _plot(workspace, workspace.failures(image_id), path)
     messages().print(f"It shows {image_id}: truthloop failures {image_id}", markup=False)
+
+
+def _plot(workspace: "Workspace", failures: "ImageFailures", path: Path) -> None:
+    from truthloop.failures.plot import draw
+    from truthloop.ingest.image_file import decode_small
+
+    try:
+        data = workspace.image_file(failures.image_id).data
+        pixels = decode_small(data, side=PLOT_PIXELS, max_pixels=workspace.settings.max_image_pixels)
+    except (NotFound, ImageRefused):  # an image of documents alone
+        pixels = None
+    _write_picture(path, draw(failures, pixels))
 
 
 def _write_picture(path: Path, picture: bytes) -> None:

@@ -19,6 +19,7 @@ from truthloop.failures.documents import (
     escaped,
 )
 from truthloop.failures.kinds import Kind
+from truthloop.models.documents import Pixels
 
 INK, MUTED, CANVAS, GRID = "#1f2430", "#667085", "#f4f5f8", "#dfe3ea"
 # Told apart without their colours, too: what was predicted is dashed, what was annotated isn't.
@@ -55,13 +56,17 @@ class _Row:
     verdict: str = ""
 
 
-def draw(failures: ImageFailures) -> bytes:
+def draw(failures: ImageFailures, pixels: Pixels | None = None) -> bytes:
     """Draws each model version's boxes beside the annotated ones, then both, with pairs joined and deltas written.
 
     Predictions that nothing is compared with stand alone, with the verdict of their audits.
 
-    The canvas is plain and square, since neither the image's pixels nor its size are stored; fractions of its
-    width and height stand along the edges.
+    The boxes lie on the image, in its shape. Where its pixels aren't there the canvas is plain and square;
+    fractions of its width and height stand along the edges.
+
+    Args:
+        failures: of one image.
+        pixels: the upright image, shape (height, width, 3), RGB; a small copy will do. None where there is none.
 
     Returns:
         A PNG with a white ground, 1,690 pixels wide; its height follows the number of versions and of boxes.
@@ -74,9 +79,9 @@ def draw(failures: ImageFailures) -> bytes:
     top = HEAD_INCHES
     limits = _limits([each for row in rows for each in row.numbered])
     for row, height in zip(rows, heights, strict=True):
-        _row(figure, row, top, total, limits)
+        _row(figure, row, top, total, limits, pixels)
         top += height
-    _foot(figure, failures, rows, total)
+    _foot(figure, failures, rows, total, is_plain=pixels is None)
     out = io.BytesIO()
     with warnings.catch_warnings():
         # A box stands for a letter that the font lacks, which is seen well enough.
@@ -157,7 +162,14 @@ def _heading(figure: Figure, failures: ImageFailures, total: float) -> None:
     figure.text(LEFT_INCHES / WIDTH_INCHES, 1 - 0.76 / total, text, size=10, color=MUTED, va="center")
 
 
-def _row(figure: Figure, row: _Row, top: float, total: float, limits: tuple[float, float]) -> None:
+def _row(
+    figure: Figure,
+    row: _Row,
+    top: float,
+    total: float,
+    limits: tuple[float, float],
+    pixels: Pixels | None,
+) -> None:
     numbered = row.numbered
     panels = [(f"Predicted by model {_shortened(escaped(row.version), 14)}", True, False)]
     if row.task is not None:
@@ -168,8 +180,12 @@ def _row(figure: Figure, row: _Row, top: float, total: float, limits: tuple[floa
         axes = figure.add_axes(
             (left / WIDTH_INCHES, 1 - (top + 0.35 + side) / total, side / WIDTH_INCHES, side / total)
         )
-        _canvas(axes, title, limits, with_scale=place == 0)
-        _boxes(axes, numbered, NUMBER_INCHES / side, with_predicted=with_predicted, with_annotated=with_annotated)
+        _canvas(axes, title, limits, pixels, with_scale=place == 0)
+        # What a number takes of the panel, whose shape is the image's.
+        height, width = (1, 1) if pixels is None else pixels.shape[:2]
+        longer = max(height, width)
+        number = NUMBER_INCHES / side * longer / width, NUMBER_INCHES / side * longer / height
+        _boxes(axes, numbered, number, with_predicted=with_predicted, with_annotated=with_annotated)
     if row.task is None:
         _write(figure, LEFT_INCHES + 0.15 + side + GAP_INCHES, top + 0.1, total, _unjudged_text(row), colour=MUTED)
     _legend(figure, numbered, len(panels), top, total)
@@ -180,15 +196,21 @@ def _unjudged_text(row: _Row) -> str:
     return f"{number or 'no'} {'box' if number == 1 else 'boxes'}, {row.verdict}"
 
 
-def _canvas(axes: Axes, title: str, limits: tuple[float, float], *, with_scale: bool) -> None:
+def _canvas(
+    axes: Axes, title: str, limits: tuple[float, float], pixels: Pixels | None, *, with_scale: bool
+) -> None:
+    if pixels is not None:
+        axes.imshow(pixels, extent=(0, 1, 1, 0), aspect="auto", zorder=0)
+        axes.set_aspect(pixels.shape[0] / pixels.shape[1], adjustable="box", anchor="NW")
     axes.set_title(title, size=10.5, weight="bold", color=INK, loc="left", pad=7, parse_math=False)
     axes.set_xlim(*limits)
     axes.set_ylim(limits[1], limits[0])  # y grows downwards
     axes.set_facecolor("white")
-    axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=CANVAS, edgecolor=MUTED, linewidth=0.8, zorder=0))
-    for value in (0.25, 0.5, 0.75):
-        axes.plot([value, value], [0, 1], color=GRID, linewidth=0.8, zorder=0.5)
-        axes.plot([0, 1], [value, value], color=GRID, linewidth=0.8, zorder=0.5)
+    if pixels is None:
+        axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=CANVAS, edgecolor=MUTED, linewidth=0.8, zorder=0))
+        for value in (0.25, 0.5, 0.75):
+            axes.plot([value, value], [0, 1], color=GRID, linewidth=0.8, zorder=0.5)
+            axes.plot([0, 1], [value, value], color=GRID, linewidth=0.8, zorder=0.5)
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"] if with_scale else [""] * 3)
     axes.tick_params(length=0, labelsize=8, colors=MUTED)
@@ -197,7 +219,12 @@ def _canvas(axes: Axes, title: str, limits: tuple[float, float], *, with_scale: 
 
 
 def _boxes(
-    axes: Axes, numbered: Sequence[_Numbered], number_side: float, *, with_predicted: bool, with_annotated: bool
+    axes: Axes,
+    numbered: Sequence[_Numbered],
+    number: tuple[float, float],
+    *,
+    with_predicted: bool,
+    with_annotated: bool,
 ) -> None:
     both = with_predicted and with_annotated
     anchors: list[tuple[int, EdgesAnswer, str]] = []
@@ -219,13 +246,13 @@ def _boxes(
             anchors.append((each.number, predicted, PREDICTED))
     low, high = axes.get_xlim()
     taken: list[tuple[float, float]] = []
-    for number, edges, colour in anchors:
-        x, y = next(_places(edges, taken, low, high, number_side))
+    for name, edges, colour in anchors:
+        x, y = next(_places(edges, taken, low, high, number))
         taken.append((x, y))
         axes.text(
             x,
             y,
-            str(number),
+            str(name),
             size=8.5,
             weight="bold",
             color="white",
@@ -254,13 +281,17 @@ def _middle(edges: EdgesAnswer) -> tuple[float, float]:
 
 
 def _places(
-    edges: EdgesAnswer, taken: Sequence[tuple[float, float]], low: float, high: float, number_side: float
+    edges: EdgesAnswer,
+    taken: Sequence[tuple[float, float]],
+    low: float,
+    high: float,
+    number: tuple[float, float],
 ) -> Iterator[tuple[float, float]]:
     """Where the number of a box may stand, the best place first: at a corner, outside, where no other one is.
 
-    `low` and `high` are the panel's ends, `number_side` the part of the panel's side that a number takes.
+    `low` and `high` are the panel's ends, `number` the parts of the panel's width and height that a number takes.
     """
-    wide = tall = number_side * (high - low)
+    wide, tall = (part * (high - low) for part in number)
     corners = [
         (edges.left + wide / 2, edges.top - tall / 2),
         (edges.right - wide / 2, edges.top - tall / 2),
@@ -348,7 +379,7 @@ def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}".removesuffix("0").replace("-", "\N{MINUS SIGN}")
 
 
-def _foot(figure: Figure, failures: ImageFailures, rows: Sequence[_Row], total: float) -> None:
+def _foot(figure: Figure, failures: ImageFailures, rows: Sequence[_Row], total: float, *, is_plain: bool) -> None:
     y = 1 - (total - 0.3) / total
     x = LEFT_INCHES / WIDTH_INCHES
     if rows:
@@ -370,7 +401,11 @@ def _foot(figure: Figure, failures: ImageFailures, rows: Sequence[_Row], total: 
             figure.text(x + 0.45 / WIDTH_INCHES, y + 0.025 / total, text, size=9, color=INK, va="center")
             x += width / WIDTH_INCHES
         x += 0.1 / WIDTH_INCHES
-    notes = ["The grey square is the image, from 0 to 1 both ways; its pixels aren't shown."] if rows else []
+    notes = (
+        ["The grey square is the image, from 0 to 1 both ways; its pixels aren't here."]
+        if rows and is_plain
+        else []
+    )
     versions = {item.model_version for item in failures.items}
     versions |= {prediction.model_version for prediction in failures.predictions}
     left_out = len(versions) - MAX_VERSIONS

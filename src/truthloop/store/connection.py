@@ -176,8 +176,8 @@ def connect(settings: Settings, *, create: bool) -> Store:
         return _connect_to(settings.mongodb_uri.get_secret_value(), settings, None, create=create)
     if not create and not (settings.home / "mongodb").is_dir():
         raise WorkspaceNotFound(
-            f"There is no workspace at {settings.home}. Make one with `truthloop load PATH` or "
-            "`truthloop sample`, or name another folder in TRUTHLOOP_HOME."
+            f"There is no workspace at {settings.home}. Make one with `truthloop load PATH`, "
+            "`truthloop ingest PATH` or `truthloop sample`, or name another folder in TRUTHLOOP_HOME."
         )
     use = embedded.use(settings.home, idle_seconds=settings.mongod_idle_seconds)
     try:
@@ -196,8 +196,8 @@ def _connect_to(uri: str, settings: Settings, use: embedded.Use | None, *, creat
         _check_topology(store.client.admin.command("hello"))
         if not create and not migrations.are_there(store.database):
             raise WorkspaceNotFound(
-                f"The database {settings.database} is no workspace yet. Make one with `truthloop load PATH` "
-                "or `truthloop sample`, or name another in TRUTHLOOP_DATABASE."
+                f"The database {settings.database} is no workspace yet. Make one with `truthloop load PATH`, "
+                "`truthloop ingest PATH` or `truthloop sample`, or name another in TRUTHLOOP_DATABASE."
             )
         migrations.migrate(store.database)
     except PyMongoError as error:
