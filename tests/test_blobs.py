@@ -3,12 +3,15 @@
 import hashlib
 import threading
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from obstore.store import MemoryStore
 
+from truthloop.blob_address import blob_folder
 from truthloop.blobs import Blobs, is_key
 from truthloop.errors import NotFound, SettingRefused, StorageUnavailable
+from truthloop.settings import load_settings
 
 DATA = b"the bytes of a file"
 KEY = hashlib.sha256(DATA).hexdigest()
@@ -133,6 +136,69 @@ def test_by_default_files_lie_in_the_workspace_s_folder(settings, tmp_path: Path
     assert (tmp_path / "blobs" / KEY[:2] / KEY[2:4] / KEY).read_bytes() == DATA
 
 
-def test_an_address_that_means_nothing_is_refused_by_name(settings):
-    with pytest.raises(SettingRefused, match="TRUTHLOOP_BLOBS is 'nonsense://x'"):
-        Blobs.open(settings.model_copy(update={"blobs": "nonsense://x"}))
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("nonsense://x", "is of no kind that is known"),
+        ("memory:///", "is of no kind that is known"),
+        ("http://example.org/x", "is of no kind that is known"),
+        ("file://relative/x", "must have three slashes"),
+        ("relative/x", "is no whole path"),
+        ("", "is no whole path"),
+        ("file:///a%00b", "is no whole path"),
+        ("file:///a#b", "must have no \\? and no #"),
+        ("s3://bucket?token=x", "must have no \\? and no #"),
+        ("s3://", "names no bucket"),
+        ("s3:///folder", "names no bucket"),
+    ],
+)
+def test_an_address_that_can_t_be_used_is_refused_in_one_line_that_says_what_is_allowed(
+    settings, monkeypatch, tmp_path, address, told
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRUTHLOOP_BLOBS", address)
+
+    with pytest.raises(SettingRefused, match=f"TRUTHLOOP_BLOBS is '.*': {told}.*s3://BUCKET") as raised:
+        load_settings()
+    with pytest.raises(SettingRefused, match=told):
+        Blobs.open(settings.model_copy(update={"blobs": address}))
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://key:hunter2@bucket", "s3://hunter2@bucket", "abfss://c:hunter2@account"]
+)
+def test_an_address_with_a_password_is_refused_and_not_shown(settings, monkeypatch, address):
+    monkeypatch.setenv("TRUTHLOOP_BLOBS", address)
+
+    with pytest.raises(SettingRefused, match=r"TRUTHLOOP_BLOBS is \(hidden\): must hold no key") as raised:
+        load_settings()
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["{}", "file://{}", "FILE://{}", "file://localhost{}"])
+def test_a_folder_may_be_given_as_it_is_or_as_an_address(settings, tmp_path, address):
+    folder = tmp_path / "my blobs"
+    path = str(folder) if address == "{}" else quote(str(folder))
+    Blobs.open(settings.model_copy(update={"blobs": address.format(path)})).put(DATA)
+
+    assert (folder / KEY[:2] / KEY[2:4] / KEY).read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/a", "S3://bucket", "gs://bucket", "abfss://c@account.dfs.core.windows.net/a"]
+)
+def test_an_object_store_s_address_is_no_folder(address):
+    assert blob_folder(address) is None
+
+
+def test_an_object_store_that_lacks_something_is_told_in_one_line(settings, monkeypatch):
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+
+    with pytest.raises(
+        SettingRefused, match="TRUTHLOOP_BLOBS is 'az://container', which can't be used: "
+    ) as raised:
+        Blobs.open(settings.model_copy(update={"blobs": "az://container"}))
+    assert "\n" not in str(raised.value)
+    assert "Debug" not in str(raised.value)

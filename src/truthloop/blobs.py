@@ -9,6 +9,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from truthloop.blob_address import blob_folder
 from truthloop.errors import NotFound, SettingRefused, StorageUnavailable
 from truthloop.settings import Settings
 
@@ -32,12 +33,18 @@ class Blobs:
         """
         if settings.blobs is None:
             return cls._in_folder(settings.home / "blobs")
-        if settings.blobs.startswith("file://"):
-            return cls._in_folder(Path(settings.blobs.removeprefix("file://")))
+        try:
+            folder = blob_folder(settings.blobs)
+        except ValueError as error:
+            raise SettingRefused(f"TRUTHLOOP_BLOBS is {settings.blobs!r}: {error}.") from None
+        if folder is not None:
+            return cls._in_folder(folder)
         try:
             return cls(from_url(settings.blobs), place="TRUTHLOOP_BLOBS")
         except (BaseError, ValueError) as error:
-            raise SettingRefused(f"TRUTHLOOP_BLOBS is {settings.blobs!r}, which can't be used: {error}") from error
+            raise SettingRefused(
+                f"TRUTHLOOP_BLOBS is {settings.blobs!r}, which can't be used: {_said(error)}."
+            ) from None
 
     @classmethod
     def _in_folder(cls, folder: Path) -> Self:
@@ -99,8 +106,12 @@ class Blobs:
         return f"{key[:2]}/{key[2:4]}/{key}"
 
     def _unavailable(self, error: Exception) -> StorageUnavailable:
-        said = " ".join(str(error).split())[:300]
-        return StorageUnavailable(f"{self._place} can't be used ({said}). Check the place and its rights.")
+        return StorageUnavailable(f"{self._place} can't be used ({_said(error)}). Check the place and its rights.")
+
+
+def _said(error: Exception) -> str:
+    """An error of obstore's in one line, without its inside."""
+    return " ".join(str(error).partition("Debug source:")[0].split())[:300].rstrip(".")
 
 
 def is_key(text: object) -> bool:

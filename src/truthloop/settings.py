@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from truthloop.blob_address import blob_folder
 from truthloop.errors import SettingRefused
 
 PREFIX = "TRUTHLOOP_"
@@ -64,7 +65,9 @@ class Settings(BaseSettings):
     )
     blobs: str | None = Field(
         default=None,
-        description="Where files are kept: an address such as `s3://bucket/folder`, `gs://`, `az://`, `file://`. "
+        description="Where files are kept: a folder's whole path, or an address such as `s3://bucket/folder`, "
+        "`gs://`, `az://`, `file:///folder`; keys and passwords stay in the environment, as the cloud's own tools "
+        "have them. "
         "Default: the folder `blobs` of the workspace folder.",
     )
     models: Path | None = Field(
@@ -137,6 +140,13 @@ class Settings(BaseSettings):
         if uri is not None and not uri.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
             raise ValueError("must begin with mongodb:// or mongodb+srv://")
         return uri
+
+    @field_validator("blobs")
+    @classmethod
+    def _is_blob_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            blob_folder(address)  # raises ValueError
+        return address
 
     @field_validator("public_url")
     @classmethod
@@ -235,6 +245,8 @@ def _explain(error: ValidationError, path: Path, values: dict[str, Any]) -> str:
             lines.append(f"{path} has {name}, which is no setting. Remove it; `truthloop settings` lists all.")
         else:
             place = variable if variable in os.environ else f"{name} in {path}" if name in values else variable
-            shown = "(hidden)" if name in _SECRET else repr(fault["input"])
+            # An address with an @ in it may hold a password.
+            is_secret = name in _SECRET or (name == "blobs" and "@" in str(fault["input"]))
+            shown = "(hidden)" if is_secret else repr(fault["input"])
             lines.append(f"{place} is {shown}: {message[0].lower()}{message[1:]}.")
     return " ".join(lines)

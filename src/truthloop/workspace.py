@@ -21,7 +21,7 @@ from truthloop.datasets.export import Format, export
 from truthloop.datasets.show import left_out, list_datasets, show_dataset
 from truthloop.datasets.splits import DEFAULT as DEFAULT_SPLIT
 from truthloop.datasets.why import Story, why
-from truthloop.errors import Unavailable
+from truthloop.errors import Conflict, Unavailable
 from truthloop.events.documents import EventPage
 from truthloop.events.relay import Standing, run_relay
 from truthloop.events.stream import EventHub, list_events
@@ -289,12 +289,15 @@ class Workspace:
         batch = None
         if image_ids is None and query is not None:
             batch = self.batches.unfinished(model, query=query, record_as=record_as)
+        if batch is not None:
+            try:
+                batch = self.batches.resume(batch.id, anew=True)
+            except Conflict:  # it has succeeded meanwhile
+                batch = None
         if batch is None:
             batch = self.batches.create(
                 model, image_ids=image_ids, query=None if image_ids is not None else query, record_as=record_as
             )
-        else:
-            batch = self.batches.resume(batch.id)
         return self.batches.work(batch.id, stop=stop, progress=progress)
 
     def run_worker(

@@ -158,7 +158,7 @@ def writable() -> FastAPI:
     async def post_thing(body: dict[str, int]) -> dict[str, int]:
         return body
 
-    app.add_middleware(Guard, hosts={"data.example"})
+    app.add_middleware(Guard, hosts={"data.example"}, max_image_bytes=MAX_BODY_BYTES)
     return app
 
 

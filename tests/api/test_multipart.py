@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from types import SimpleNamespace
 
 import pytest
 from fastapi import Request
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
-from truthloop.api.multipart import Upload, read_image, read_upload
+from truthloop.api.multipart import Upload, received
+from truthloop.api.receiving import Receiving
 from truthloop.errors import InputRefused
 
 MAX_BYTES = 1000
@@ -23,12 +25,23 @@ def request(content_type: bytes, pieces: list[bytes], *, ends: bool = True) -> R
     async def receive() -> dict:
         return messages.pop(0)
 
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type)]}
+    app = SimpleNamespace(state=SimpleNamespace(receiving=Receiving()))
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", content_type)], "app": app}
     return Request(scope, receive)
 
 
-def read(content_type: bytes, *pieces: bytes, ends: bool = True) -> Upload:
-    return asyncio.run(read_upload(request(content_type, list(pieces), ends=ends), max_bytes=MAX_BYTES))
+def read(content_type: bytes, *pieces: bytes, ends: bool = True, max_bytes: int = MAX_BYTES) -> Upload:
+    asked = request(content_type, list(pieces), ends=ends)
+
+    async def whole() -> Upload:
+        async with received(asked, max_bytes=max_bytes) as upload:
+            assert asked.app.state.receiving.held_bytes == len(upload.data)
+            return upload
+
+    try:
+        return asyncio.run(whole())
+    finally:
+        assert asked.app.state.receiving.held_bytes == 0
 
 
 fragments = st.one_of(
@@ -86,8 +99,17 @@ def test_the_other_fields_of_a_form_come_along():
     assert read(b"multipart/form-data; boundary=edge", body) == Upload(b"data", "a", {"tolerance": "0.5"})
 
 
+def test_a_field_that_is_there_twice_is_refused_by_name():
+    field = b'--edge\r\nContent-Disposition: form-data; name="model"\r\n\r\na\r\n'
+    body = field * 2 + b"--edge\r\n" + PART + b"data\r\n--edge--\r\n"
+
+    with pytest.raises(InputRefused, match="the field model twice") as raised:
+        read(b"multipart/form-data; boundary=edge", body)
+    assert raised.value.errors == {"model": "there twice"}
+
+
 def test_the_image_alone_is_its_bytes():
-    assert asyncio.run(read_image(request(b"image/png", [b"ab", b"c"]), max_bytes=3)) == b"abc"
+    assert read(b"image/png", b"ab", b"c", max_bytes=3).data == b"abc"
 
 
 @pytest.mark.parametrize("content_type", [b"image/png", b"multipart/form-data; boundary=edge"])

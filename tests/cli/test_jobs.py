@@ -127,3 +127,10 @@ def test_the_service_works_jobs_by_itself(alone: Terminal, pictures: Path) -> No
     job = read(alone, "jobs", "submit", FACES, pictures / "60.png")
 
     wait_for(lambda: read(alone, "jobs", "show", job["id"])["state"] == "succeeded", "the service's worker")
+
+
+def test_a_file_that_is_not_there_is_not_taken_for_an_images_id(empty):
+    done = empty.run("jobs", "submit", "opencv_faces", "nofile.jpg")
+
+    assert done.returncode == 1
+    assert "There is no file nofile.jpg" in done.stderr

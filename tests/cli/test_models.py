@@ -71,6 +71,23 @@ def test_the_list_says_which_models_work_as_they_are(terminal: Terminal) -> None
     assert not terminal.home.exists()
 
 
+def test_an_entry_that_can_t_be_used_is_listed_with_the_reason_and_harms_no_other(
+    terminal: Terminal, images: Path, tmp_path: Path
+) -> None:
+    terminal.environment["TRUTHLOOP_MODELS"] = str(tmp_path / "models")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.model.json").write_text('{"name": "mine", "output": "y"}')
+    listed = terminal.run("models", "list")
+    (bad,) = json.loads(terminal.answer("models", "list", "--json"))["unusable"]
+
+    assert listed.returncode == 0
+    assert [line.split() for line in listed.stdout.splitlines()][-1] == ["mine", "unusable"]
+    assert bad["name"] == "mine"
+    assert "output: " in bad["reason"]
+    assert bad["reason"] in listed.stderr
+    assert json.loads(terminal.answer("models", "try", "opencv_faces", images / "face.jpg", "--json"))["boxes"]
+
+
 def test_a_model_is_shown_with_its_files(with_models: Terminal, shared_data: Path) -> None:
     shown = with_models.answer("models", "show", "mobilenet_v2")
     facts = json.loads(with_models.answer("models", "show", "mobilenet_v2", "--json"))

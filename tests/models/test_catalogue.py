@@ -142,6 +142,17 @@ def test_a_model_that_does_not_run_as_the_entry_says_is_not_added(folders: Setti
         ({"input": {"max_side": 800, "divisor": [0]}}, "input: divisor must not be 0"),
         ({"output": {"decoder": "guessing"}}, "output: "),
         ({"output": {"decoder": "opencv_cascade", "scale_factor": 1.0}}, "output.scale_factor: "),
+        ({"output": "x"}, "output: "),
+        ({"output": ["x"]}, "output: "),
+        ({"output": {"decoder": ["x"]}}, "output: "),
+        ({"file": {"name": "a/b.xml", "sha256": "0" * 64}}, "file.name: "),
+        *(
+            (
+                {"file": {"name": "e.xml", "sha256": "0" * 64, "wheel": "a==1", "member": member}},
+                "file: member must be a path within the wheel",
+            )
+            for member in ("/etc/passwd", "../up", "a/../../up", "..", "..\\up", "a\x00")
+        ),
         ({"output": {"decoder": "ultraface"}}, "runtime is opencv, whose output the decoder ultraface can't read"),
         ({"task": "classification"}, "task is classification, but the decoder opencv_cascade is for detection"),
         ({"runtime": "onnx"}, "runtime is onnx"),
@@ -157,7 +168,7 @@ def test_an_invalid_entry_names_the_field(fields: dict[str, Any], told: str) -> 
     assert caught.value.errors
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+@pytest.mark.parametrize("text", ["{", "[]", "\x00", "[" * 100_000, '{"name":' * 100_000])
 def test_a_file_without_an_entry_is_refused_by_name(text: str, tmp_path: Path) -> None:
     (tmp_path / "entry.json").write_text(text)
 
@@ -176,7 +187,48 @@ def test_an_entry_in_a_file_of_another_name_is_refused(folders: Settings) -> Non
     with pytest.raises(
         ModelRefused, match=r"ears\.model\.json has the entry eyes\. Call the file eyes\.model\.json"
     ):
-        Catalogue.open(folders)
+        Catalogue.open(folders).entry("ears")
+    with pytest.raises(NotFound, match=r"no model 'eyes'.*Others can't be used; `truthloop models list` says why"):
+        Catalogue.open(folders).entry("eyes")
+
+
+@pytest.mark.parametrize("text", ['{"name": "x", "output": "y"}', '{"name": "x"}', '{"na', "[" * 100_000, ""])
+def test_an_entry_that_can_t_be_used_keeps_no_other_model_from_working(
+    text: str, folders: Settings, photograph: Any
+) -> None:
+    place(users_folder() / "x.model.json", text.encode())
+    (users_folder() / "y.model.json").mkdir()
+    catalogue = Catalogue.open(folders)
+
+    assert [(bad.name, bad.path.name) for bad in catalogue.unusable()] == [
+        ("x", "x.model.json"),
+        ("y", "y.model.json"),
+    ]
+    assert catalogue.entries() == list(shipped_entries())
+    assert load_model(folders, catalogue.entry("opencv_faces"), fetch=False).predict(photograph("face.jpg"))
+    with pytest.raises(ModelRefused, match=r"x\.model\.json "):
+        catalogue.entry("x")
+    with pytest.raises(FileRefused, match=r"y\.model\.json can't be read"):
+        catalogue.entry("y")
+
+
+def test_an_entry_with_a_shipped_name_changes_nothing_and_is_told(folders: Settings) -> None:
+    place(users_folder() / "opencv_faces.model.json", json.dumps(eyes(name="opencv_faces")).encode())
+    catalogue = Catalogue.open(folders)
+
+    assert catalogue.entry("opencv_faces") in shipped_entries()
+    (bad,) = catalogue.unusable()
+    assert "has the name of an entry in Truthloop's own catalogue" in str(bad.reason)
+
+
+def test_adding_a_model_mends_its_broken_entry(folders: Settings) -> None:
+    place(users_folder() / "eyes.model.json", b"{")
+    catalogue = Catalogue.open(folders)
+    catalogue.add(parse_entry(eyes()), [EYES])
+
+    for each in (catalogue, Catalogue.open(folders)):
+        assert each.unusable() == []
+        assert each.entry("eyes").name == "eyes"
 
 
 def test_the_documented_example_is_a_valid_entry_that_works(folders: Settings) -> None:

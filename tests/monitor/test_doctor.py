@@ -93,6 +93,14 @@ def test_a_mongod_that_cannot_run_is_found_with_what_to_install(
     assert "libcurl4" in found.mend
 
 
+def test_a_model_s_entry_that_can_t_be_used_is_found(store: Store, settings: Settings, tmp_path: Path):
+    (tmp_path / "mine.model.json").write_text("{")
+    found = findings(settings.model_copy(update={"models": tmp_path}))["models"]
+
+    assert found.level == "warning"
+    assert "mine.model.json isn't valid JSON" in found.text
+
+
 def test_a_token_that_others_can_read_is_found(store: Store, settings: Settings):
     token = settings.home / "token"
     token.write_text("secret")

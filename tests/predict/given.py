@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,9 @@ import numpy as np
 
 from truthloop.errors import NotFound
 from truthloop.models.documents import Boxes, CatalogueEntry, Label, Labels, ScoredBox
+from truthloop.predict import claim as claims
 from truthloop.predict import jobs
+from truthloop.predict.claim import Claim
 from truthloop.predict.documents import Job
 from truthloop.predict.loaded import LoadedModels
 from truthloop.predict.queue_limit import QueueLimit
@@ -132,6 +134,12 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> Non
     while not condition():
         assert time.monotonic() < deadline, "it didn't happen in time"
         time.sleep(0.005)
+
+
+def take_next(store: Store, *, worker: str, models: Collection[str] | None = None) -> Claim | None:
+    """The next claim, as a worker takes it; None where nothing waits."""
+    chosen = claims.look(store, models=models)
+    return claims.take(store, chosen, worker=worker) if chosen else None
 
 
 def in_state(store: Store, *states: str) -> int:

@@ -9,12 +9,14 @@ import pytest
 
 from predict.given import ENTRY, FINDER, TinyModel, events_of, loaded, png
 from truthloop.blobs import Blobs
-from truthloop.errors import Conflict, InputRefused, NotFound, StorageUnavailable
+from truthloop.errors import Conflict, InputRefused, ModelUnavailable, NotFound, StorageUnavailable
 from truthloop.ingest.load import load
+from truthloop.models.documents import Boxes, CatalogueEntry
 from truthloop.predict import batches, results, slices
 from truthloop.predict.documents import Batch, BatchState
+from truthloop.predict.loaded import LoadedModels
 from truthloop.predict.record import choose_version, next_major, provenance
-from truthloop.predict.run import work_batch
+from truthloop.predict.run import slices_of, work_batch
 from truthloop.predict.work import Outcome
 from truthloop.store.connection import Store
 from truthloop.workspace import Workspace
@@ -157,6 +159,8 @@ def test_results_of_a_classifier_stay_with_the_batch_and_are_paged(
         ({"image_ids": [str(number) for number in range(10_001)]}, "image_ids"),
         ({"query": "some"}, "query"),
         ({"query": "all", "record_as": " "}, "record_as"),
+        ({"query": "all", "record_as": "$model"}, "record_as"),
+        ({"query": "all", "record_as": "1.0\0"}, "record_as"),
     ],
 )
 def test_a_batch_that_cannot_be_is_refused_by_field(store: Store, asked: dict[str, Any], field: str) -> None:
@@ -192,6 +196,8 @@ def test_a_version_is_the_models_own_else_the_next_major() -> None:
     assert choose_version({"2.0.0": [model, None]}, model, None) == "3.0.0"
     assert choose_version({"2.0.0": [model]}, model, "7") == "7"
     assert next_major({"beta": 0, "0.9": 0}) == "1.0.0"
+    assert choose_version({"1.0.0": [other], "9" * 20 + ".0.0": [None]}, model, None) == "1" + "0" * 20 + ".0.0"
+    assert choose_version({"1.0.0": [other], "9" * 1020: [None]}, model, None) == "2.0.0"
 
 
 def test_a_prediction_of_another_source_under_the_version_is_left_as_it_is(
@@ -295,6 +301,93 @@ def test_a_stopped_run_goes_back_and_the_next_one_finds_it(
     assert batches.unfinished(store, entry=FINDER, query="unprocessed", record_as="auto") is None
 
 
+def test_another_version_to_record_as_is_another_question(store: Store, blobs: Blobs, images: list[str]) -> None:
+    kept_apart = batches.create(store, entry=FINDER, query="unprocessed")
+    batches.cancel(store, kept_apart.id)
+
+    def unfinished(record_as: str | None) -> str | None:
+        found = batches.unfinished(store, entry=FINDER, query="unprocessed", record_as=record_as)
+        return found.id if found is not None else None
+
+    assert (unfinished("auto"), unfinished("5.0-test"), unfinished(None)) == (None, None, kept_apart.id)
+    tried = batches.create(store, entry=FINDER, query="unprocessed", record_as="5.0-test")
+    batches.cancel(store, tried.id)
+    assert (unfinished("auto"), unfinished("5.0-test"), unfinished(None)) == (None, tried.id, kept_apart.id)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize(
+    ("query", "record_as"), [("unprocessed", "auto"), ("all", "auto"), ("all", None), ("unprocessed", None)]
+)
+def test_a_query_that_is_resumed_means_what_is_there_then(
+    store: Store, blobs: Blobs, images: list[str], query: Any, record_as: str | None, is_open: bool
+) -> None:
+    gone = images[1]
+    store["metadata"].update_one({"image_id": gone}, {"$set": {"blob": blobs.put(b"no image")}})
+    batch = batches.create(store, entry=FINDER, query=query, record_as=record_as)
+    first, held = take(store, blobs, 6), take(store, blobs, 3)
+    first.finish([
+        Outcome(error="no image") if image_id == gone else outcome
+        for image_id, outcome in zip(first.ids, found(first), strict=True)
+    ])  # fmt: skip
+    if not is_open:
+        batches.cancel(store, batch.id)
+    workspace = Workspace(store)
+    new = [workspace.ingest_image(png(grey + 100), name=f"{grey}.png").image_id for grey in range(20)]
+    assert min(new) < images[6], "some of them stand before where the batch is"
+
+    resumed = batches.resume(store, batch.id, anew=is_open)
+    assert (resumed.done, resumed.total) == (6, 30) or (query, record_as) == ("unprocessed", "auto")
+    assert resumed.total == 30
+    if is_open:
+        held.finish(found(held))
+    done = work(store, blobs, batch)
+
+    assert (done.state, done.total, done.done, done.predicted, done.refused) == ("succeeded", 30, 30, 29, 1)
+    assert [refusal.image_id for refusal in done.refusals] == [gone]
+    worked = {image_id for image_id, _ in predictions(store)}
+    if record_as is None:
+        listed = results.batch_results(store, blobs, batch.id).items
+        assert len(listed) == 30
+        worked = {item.image_id for item in listed if item.error is None}
+    assert worked == {*images, *new} - {gone}
+    assert_events_in_order(store, done)
+
+
+def test_predict_records_what_is_unprocessed_whatever_was_left_before(
+    store: Store, blobs: Blobs, images: list[str]
+) -> None:
+    workspace = Workspace(store)
+    batches.cancel(store, workspace.batches.create("opencv_people", query="unprocessed").id)
+    left = workspace.batches.create("opencv_people", query="unprocessed", record_as="auto")
+    piece = slices.claim_slice(store, blobs, worker="me", size={"opencv_people": 6}.__getitem__, batch_id=left.id)
+    assert piece is not None
+    piece.finish([Outcome(prediction=Boxes(boxes=())) for _ in piece.items])
+    new = [workspace.ingest_image(png(grey + 100), name=f"{grey}.png").image_id for grey in range(20)]
+    assert min(new) < images[5], "some of them stand before where the batch is"
+
+    done = workspace.predict("opencv_people", query="unprocessed")
+
+    assert (done.id, done.state, done.predicted, done.total) == (left.id, "succeeded", 30, 30)
+    assert predictions(store) == sorted((image_id, "1.0.0") for image_id in [*images, *new])
+
+
+def test_an_image_that_was_refused_is_tried_again_by_a_resumed_batch(
+    store: Store, blobs: Blobs, images: list[str]
+) -> None:
+    batch = batches.create(store, entry=FINDER, query="unprocessed", record_as="auto")
+    piece = take(store, blobs)
+    piece.finish([Outcome(error="damaged"), *found(piece)[1:]])
+    batches.cancel(store, batch.id)
+
+    batches.resume(store, batch.id)
+    done = work(store, blobs, batch)
+
+    assert (done.total, done.done, done.predicted, done.refused, done.refusals) == (10, 10, 10, 0, [])
+    assert results.batch_results(store, blobs, batch.id).items == []
+    assert_events_in_order(store, done)
+
+
 def test_a_slice_that_nobody_survives_fails_the_batch(store: Store, blobs: Blobs, images: list[str]) -> None:
     batch = batches.create(store, entry=FINDER, query="all", record_as="auto")
     for _ in range(3):
@@ -312,7 +405,7 @@ def test_a_slice_that_nobody_survives_fails_the_batch(store: Store, blobs: Blobs
 def test_while_the_blob_store_is_away_a_slice_waits_instead_of_refusing_its_images(
     store: Store, blobs: Blobs, images: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slices, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(slices, "AWAY_SECONDS", 0.01)
     away = [True]
     read = Blobs.get
 
@@ -325,6 +418,72 @@ def test_while_the_blob_store_is_away_a_slice_waits_instead_of_refusing_its_imag
     done = work(store, blobs, batches.create(store, entry=FINDER, query="all", record_as="auto"))
 
     assert (done.state, done.predicted, done.refused) == ("succeeded", 10, 0)
+
+
+def test_a_slice_waits_for_what_is_away_and_no_attempt_is_counted(
+    store: Store, blobs: Blobs, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = batches.create(store, entry=FINDER, query="all", record_as="auto")
+    delays = []
+    for _ in range(7):
+        piece = take(store, blobs, 10)
+        piece.finish([Outcome(retry="the store is away", unavailable=True) for _ in piece.items])
+        [waiting] = store["truthloop.batches"].aggregate([
+            {"$project": {"delay": {"$subtract": [{"$first": "$slices.expires_at"}, "$updated_at"]}}}
+        ])  # fmt: skip
+        delays.append(round(waiting["delay"] / 1000))
+        store["truthloop.batches"].update_one({}, [{"$set": {"slices.expires_at": "$$NOW"}}])
+
+    assert delays == [2, 4, 8, 16, 32, 60, 60]
+    now = batches.get(store, batch.id)
+    assert (now.state, now.error, now.revision) == ("running", "the store is away", 9)
+    assert_events_in_order(store, now)
+    an_hour = {"$subtract": ["$$NOW", 3_601_000]}
+    store["truthloop.batches"].update_one({}, [{"$set": {"progressed_at": an_hour}}])
+    piece = take(store, blobs, 10)
+    piece.put_back("the store is away", unavailable=True)  # it has waited for a moment only
+    store["truthloop.batches"].update_one(
+        {}, [{"$set": {"slices.expires_at": "$$NOW", "slices.waits_since": an_hour}}]
+    )
+    piece = take(store, blobs, 10)
+    piece.put_back("the store is away", unavailable=True)
+    failed = batches.get(store, batch.id)
+    assert (failed.state, failed.error) == ("failed", "the store is away")
+    assert_events_in_order(store, failed)
+    assert work(store, blobs, batches.resume(store, batch.id)).predicted == 10
+
+
+def test_a_worker_without_the_model_leaves_a_batch_to_others(
+    store: Store, blobs: Blobs, images: list[str]
+) -> None:
+    def lacks(entry: CatalogueEntry) -> Any:
+        raise ModelUnavailable(f"{entry.name} is not here")
+
+    lacking = LoadedModels({"finder": FINDER}.__getitem__, lacks)
+    batch = batches.create(store, entry=FINDER, query="all", record_as="auto")
+    stop = threading.Event()
+    claim = slices_of(store, blobs, lacking, stop, worker="lacking")
+
+    assert claim({"finder": 4}.__getitem__, None, ()) is None
+    assert batches.get(store, batch.id).revision == 1
+    with pytest.raises(ModelUnavailable):
+        work_batch(store, blobs, batch.id, stop, loaded=lacking)
+    assert work(store, blobs, batch).predicted == 10
+
+
+def test_another_file_under_the_same_version_records_nothing(
+    store: Store, blobs: Blobs, images: list[str]
+) -> None:
+    assert ENTRY.file is not None
+    asked = FINDER.model_copy(update={"file": ENTRY.file})
+    there = FINDER.model_copy(update={"file": ENTRY.file.model_copy(update={"sha256": "2" * 64})})
+    batch = batches.create(store, entry=asked, query="all", record_as="auto")
+
+    done = work(store, blobs, batch, TinyModel(entry=there))
+
+    assert done.state == "failed"
+    assert "another file under the same version" in (done.error or "")
+    assert predictions(store) == []
 
 
 def test_a_damaged_image_is_refused_and_the_others_are_worked(

@@ -125,11 +125,14 @@ def test_killed_services_workers_and_servers_lose_nothing_and_repeat_nothing(hom
 
         assert len(acknowledged) == JOBS
         store = workspace.store
-        there = {job["_id"]: job["state"] for job in store["truthloop.jobs"].find()}
+        ended = list(store["truthloop.jobs"].find())
+        there = {job["_id"]: job["state"] for job in ended}
         # One that was stored while its answer was lost is there, too; but none that was acknowledged is missing.
         assert set(acknowledged) <= there.keys()
         # A job that was begun by three workers that were killed has failed, as it should.
         assert sum(state == "succeeded" for state in there.values()) >= 0.95 * JOBS
+        errors = [job["error"] for job in ended if job["state"] != "succeeded"]
+        assert all(error.startswith("Tried 3 times. ") for error in errors), errors
         jobs_of_batches = {"_id": {"$regex": "/"}}
         assert store["truthloop.results"].count_documents(jobs_of_batches) == 0
         assert_whole(store)

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from predict.given import ENTRY, Image, events_of, queued
+from predict.given import ENTRY, Image, events_of, queued, take_next
 from truthloop.errors import Conflict
 from truthloop.predict import claim as claims
 from truthloop.predict import jobs
@@ -77,11 +77,14 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def claim(self) -> None:
-        taken = claims.claim(self.store, worker="one")
+        taken = take_next(self.store, worker="one")
         waiting = {job_id for job_id, state in self.states.items() if state == "queued"}
         got = {job.id for job in taken.jobs} if taken else set()
         assert got <= waiting
-        assert len(got) == min(len(waiting), claims.MAX_CLAIM)
+        new = [job_id for job_id in waiting if self.attempts[job_id] == 0]
+        assert len(got) == 1 or len(got) <= min(len(new), claims.MAX_CLAIM)
+        assert bool(got) == bool(waiting)
+        assert len(got) == 1 or got <= {*new}, "one that was begun before is taken alone"
         if taken:
             self.claims[taken.token] = taken
             for job in taken.jobs:
@@ -97,21 +100,30 @@ class Life(RuleBasedStateMachine):
         taken = self.claims[data.draw(st.sampled_from(sorted(self.claims)))]
         kinds = data.draw(
             st.lists(
-                st.sampled_from(["result", "error", "retry"]), min_size=len(taken.jobs), max_size=len(taken.jobs)
+                st.sampled_from(["result", "error", "retry", "away"]),
+                min_size=len(taken.jobs),
+                max_size=len(taken.jobs),
             )
         )
-        said: dict[str, Any] = {"result": RESULT, "error": "broken", "retry": "try again"}
+        said: dict[str, dict[str, Any]] = {
+            "result": {"result": RESULT},
+            "error": {"error": "broken"},
+            "retry": {"retry": "try again"},
+            "away": {"retry": "not there", "unavailable": True},
+        }
         held = claims.finish(
             self.store,
             taken.token,
-            [Done(job=job, **{kind: said[kind]}) for job, kind in zip(taken.jobs, kinds, strict=True)],
+            [Done(job=job, **said[kind]) for job, kind in zip(taken.jobs, kinds, strict=True)],
         )
         mine = 0
         for job, kind in zip(taken.jobs, kinds, strict=True):
             if self.holds.get(job.id) == taken.token:
                 mine += 1
                 again = "failed" if self.attempts[job.id] >= MAX_ATTEMPTS else "queued"
-                self.move(job.id, {"result": "succeeded", "error": "failed", "retry": again}[kind])
+                self.attempts[job.id] -= kind == "away"
+                ends = {"result": "succeeded", "error": "failed", "retry": again, "away": "queued"}
+                self.move(job.id, ends[kind])
         assert held == mine
 
     @precondition(lambda self: self.claims)

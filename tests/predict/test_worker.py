@@ -18,18 +18,20 @@ from predict.given import (
     loaded,
     png,
     queued,
+    take_next,
     wait_until,
     working,
 )
 from truthloop.blobs import Blobs
-from truthloop.errors import Conflict, ModelUnavailable
+from truthloop.errors import Conflict, ModelUnavailable, StorageUnavailable
 from truthloop.ingest.images import StoredImage, store_image
 from truthloop.predict import claim as claims
 from truthloop.predict import jobs, results
-from truthloop.predict.claim import Done, claim, finish, sweep
+from truthloop.predict.claim import Done, finish, sweep
 from truthloop.predict.documents import JobState
 from truthloop.predict.loaded import LoadedModels
-from truthloop.predict.worker import Worker
+from truthloop.predict.work import JobsWork
+from truthloop.predict.worker import IN_HAND, Worker, _Hand, _Hands
 from truthloop.store.connection import Store
 
 RESULT = {"width": 4, "height": 3, "answer": {"labels": []}}
@@ -103,25 +105,206 @@ def test_an_unknown_model_fails_its_jobs_at_once(store: Store, blobs: Blobs, ima
     assert_whole(store)
 
 
-def test_a_model_whose_file_is_out_of_reach_is_left_to_others_and_fails_after_three_attempts(
-    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def in_hand(*, is_slice: bool) -> _Hand:
+    """A piece of work of which nobody asks what it is."""
+    return _Hand(JobsWork.__new__(JobsWork), is_slice=is_slice)
+
+
+def requeued(store: Store, job_id: str) -> int:
+    """How often a job was put back."""
+    return [verb for _, verb, _ in events_of(store, job_id)].count("job.requeued")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put back is tried again soon."""
     monkeypatch.setattr("truthloop.predict.worker.WITHOUT_SECONDS", 0.0)
     monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
     monkeypatch.setattr(claims, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(claims, "AWAY_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_job_waits_without_counting_attempts_while_its_model_or_its_image_is_out_of_reach(
+    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = {"model", "storage"}
+    stored_get = Blobs.get
 
     def load(entry: object) -> Any:
-        raise ModelUnavailable("tiny can't be fetched; put it into the folder /models.")
+        if "model" in away:
+            raise ModelUnavailable("tiny can't be fetched; put it into the folder /models.")
+        return TinyModel()
 
+    def get(self: Blobs, key: str) -> bytes:
+        if "storage" in away:
+            raise StorageUnavailable("The blob store can't be reached.")
+        return stored_get(self, key)
+
+    monkeypatch.setattr(Blobs, "get", get)
     job = queued(store, image=image)
     with working(Worker(store, blobs, LoadedModels({"tiny": ENTRY}.__getitem__, load))):
-        wait_until(lambda: in_state(store, "failed") == 1)
+        wait_until(lambda: requeued(store, job.id) > 4)
+        assert jobs.get(store, job.id).error == "tiny can't be fetched; put it into the folder /models."
+        away.discard("model")
+        wait_until(lambda: jobs.get(store, job.id).error == "The blob store can't be reached.")
+        before = requeued(store, job.id)
+        wait_until(lambda: requeued(store, job.id) > before + 4)
+        away.discard("storage")
+        wait_until(lambda: in_state(store, "succeeded") == 1)
 
-    ended = jobs.get(store, job.id)
-    assert ended.attempts == 3
-    assert ended.error == "Tried 3 times. tiny can't be fetched; put it into the folder /models."
-    assert [verb for _, verb, _ in events_of(store, job.id)].count("job.requeued") == 2
+    assert jobs.get(store, job.id).attempts == 1
     assert_whole(store)
+
+
+def test_a_job_waits_longer_each_time_for_what_is_away_and_fails_after_an_hour_or_at_its_deadline(
+    store: Store,
+) -> None:
+    job = queued(store, deadline_seconds=10_000)
+    delays = []
+    for minutes_ago in (0, 0.1, 0.5, 5, 61):
+        store["truthloop.jobs"].update_one({"_id": job.id}, [{"$set": {"due_at": "$$NOW"}}])
+        taken = take_next(store, worker="me")
+        assert taken is not None
+        if minutes_ago:
+            ago = {"$subtract": ["$$NOW", round(minutes_ago * 60_000)]}
+            store["truthloop.jobs"].update_one({"_id": job.id}, [{"$set": {"away_since": ago}}])
+        assert claims.put_back(store, taken.token, taken.jobs, error="It is away.", unavailable=True) == 1
+        there = store["truthloop.jobs"].find_one({"_id": job.id})
+        assert there is not None
+        if there["state"] == "queued":
+            assert there["attempts"] == 0
+            delays.append((there["due_at"] - there["queued_at"]).total_seconds())
+
+    assert [round(delay) for delay in delays] == [2, 6, 30, 60]
+    ended = jobs.get(store, job.id)
+    assert (ended.state, ended.error) == ("failed", "It has waited for more than an hour. It is away.")
+
+    late = queued(store, deadline_seconds=1000)
+    taken = take_next(store, worker="me")
+    assert taken is not None
+    claims.put_back(store, taken.token, taken.jobs, error="It is away.", unavailable=True)
+    store["truthloop.jobs"].update_one({"_id": late.id}, [{"$set": {"deadline_at": "$$NOW"}}])
+    assert sweep(store) == 1
+    ended = jobs.get(store, late.id)
+    assert ended.error == "No worker took it within its deadline of 1000 s. It is away."
+    assert_whole(store)
+
+
+def test_a_job_that_crashes_its_workers_takes_no_other_with_it(store: Store) -> None:
+    poison, *others = (queued(store).id for _ in range(8))
+    while (taken := take_next(store, worker="mortal")) is not None:
+        ids = [job.id for job in taken.jobs]
+        if poison in ids:
+            expire(store)
+            sweep(store)
+        else:
+            finish(store, taken.token, [Done(job=job, result=RESULT) for job in taken.jobs])
+
+    assert jobs.get(store, poison).state == JobState.FAILED
+    assert {jobs.get(store, job).state for job in others} == {JobState.SUCCEEDED}
+    assert_whole(store)
+
+
+def test_nothing_is_in_hand_beside_a_job_that_was_begun_before(
+    store: Store, blobs: Blobs, image: StoredImage
+) -> None:
+    suspects = {queued(store, image=image).id for _ in range(3)}
+    assert take_next(store, worker="mortal") is not None
+    expire(store)
+    others = {queued(store, image=image).id for _ in range(30)}
+    beside: list[tuple[int, int]] = []
+
+    def count(batch: list[float]) -> None:
+        running = [job["attempts"] for job in store["truthloop.jobs"].find({"state": "running"})]
+        beside.append((sum(attempts > 1 for attempts in running), len(running)))
+
+    with working(Worker(store, blobs, loaded(TinyModel(before_run=count)))):
+        wait_until(lambda: in_state(store, "queued", "running") == 0)
+
+    assert all(not begun_before or running == 1 for begun_before, running in beside)
+    assert {jobs.get(store, job).attempts for job in suspects} == {2}
+    assert {jobs.get(store, job).attempts for job in others} == {1}
+    assert_whole(store)
+
+
+def test_the_model_never_stands_still_while_jobs_wait(
+    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Were the worker to wait for the time instead of for room, it would wait for ever.
+    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 1e6)
+    monkeypatch.setattr("truthloop.predict.worker.RETRY_SECONDS", 1e6)
+    made = [queued(store, image=image) for _ in range(200)]
+    model = TinyModel(before_run=lambda _: time.sleep(0.004))
+    with working(Worker(store, blobs, loaded(model))):
+        wait_until(lambda: in_state(store, "succeeded") == len(made))
+    assert len(model.runs) == len(made)
+
+
+@pytest.mark.parametrize("kind", ["jobs", "slices"])
+def test_room_that_comes_free_is_taken_without_anything_else_happening(kind: str) -> None:
+    hands, is_slice = _Hands(), kind == "slices"
+    held = [in_hand(is_slice=is_slice) for _ in range(IN_HAND)]
+    for hand in held:
+        hands.hold(hand)
+        hands.give(hand)
+    turns = []
+    claimer = threading.Thread(target=lambda: turns.append(hands.wait_for_turn({is_slice}, seconds=60)))
+    claimer.start()
+    stop = threading.Event()
+    assert hands.next(stop) is held[0]
+    assert claimer.is_alive()
+    hands.make_room(held[0])
+    claimer.join(30)
+    assert [(turn.is_told, turn.has_ended) for turn in turns] == [(False, False)]
+
+
+def test_a_job_that_comes_while_all_slices_are_full_is_seen_at_once() -> None:
+    hands = _Hands()
+    for _ in range(IN_HAND):
+        hands.hold(in_hand(is_slice=True))
+    turns = []
+    claimer = threading.Thread(target=lambda: turns.append(hands.wait_for_turn({True}, seconds=60)))
+    claimer.start()
+    hands.announce({"_id": "it"})
+    claimer.join(30)
+    assert [(turn.is_told, turn.new) for turn in turns] == [(True, {"_id": "it"})]
+    assert hands.has_room(slices=False)
+
+
+def test_a_worker_that_stops_does_not_wait_for_a_model_that_is_being_loaded(
+    store: Store, blobs: Blobs, image: StoredImage
+) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+    job = queued(store, image=image)
+
+    def load(entry: object) -> Any:
+        loading.set()
+        assert go_on.wait(120)
+        return TinyModel()
+
+    with working(Worker(store, blobs, LoadedModels({"tiny": ENTRY}.__getitem__, load))) as stop:
+        assert loading.wait(60)
+        stop.set()
+    # It has ended, and the model isn't loaded yet.
+    go_on.set()
+    wait_until(lambda: not any(thread.name == "truthloop-claim" for thread in threading.enumerate()))
+    assert (jobs.get(store, job.id).state, jobs.get(store, job.id).attempts) == ("queued", 0)
+
+
+def test_a_busy_worker_of_other_models_fails_the_jobs_that_are_overdue(
+    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
+    go_on = threading.Event()
+    model = TinyModel(before_run=lambda _: go_on.wait(60))
+    for _ in range(20):
+        queued(store, image=image)
+    with working(Worker(store, blobs, loaded(model), models=["tiny"])):
+        wait_until(lambda: in_state(store, "running") > 4)
+        late = queued(store, entry=OTHER, image=image, deadline_seconds=0.001)
+        wait_until(lambda: jobs.get(store, late.id).state == JobState.FAILED)
+        go_on.set()
 
 
 def test_a_model_that_fails_on_one_image_does_not_take_the_others_with_it(
@@ -159,20 +342,20 @@ def test_a_runtime_that_takes_batches_gets_them(store: Store, blobs: Blobs, imag
 def test_jobs_of_several_models_are_claimed_by_model(store: Store) -> None:
     first, other, third = queued(store), queued(store, entry=OTHER), queued(store)
 
-    taken = claim(store, worker="me")
+    taken = take_next(store, worker="me")
     assert taken is not None
     assert [job.id for job in taken.jobs] == [first.id, third.id]
-    taken = claim(store, worker="me")
+    taken = take_next(store, worker="me")
     assert taken is not None
     assert [job.id for job in taken.jobs] == [other.id]
-    assert claim(store, worker="me") is None
+    assert take_next(store, worker="me") is None
 
 
 def test_a_worker_takes_only_the_models_that_it_is_for(store: Store) -> None:
     queued(store)
     other = queued(store, entry=OTHER)
 
-    taken = claim(store, worker="me", models=["other"])
+    taken = take_next(store, worker="me", models=["other"])
     assert taken is not None
     assert [job.id for job in taken.jobs] == [other.id]
     assert claims.look(store, without=["tiny"]) == ()
@@ -180,7 +363,7 @@ def test_a_worker_takes_only_the_models_that_it_is_for(store: Store) -> None:
 
 def test_the_result_of_a_cancelled_or_deleted_job_is_dropped_and_the_others_are_kept(store: Store) -> None:
     cancelled, deleted, kept = (queued(store) for _ in range(3))
-    taken = claim(store, worker="me")
+    taken = take_next(store, worker="me")
     assert taken is not None
     jobs.cancel(store, cancelled.id)
     jobs.delete(store, deleted.id)
@@ -199,12 +382,12 @@ def test_the_result_of_a_cancelled_or_deleted_job_is_dropped_and_the_others_are_
 
 def test_the_result_that_comes_after_the_lease_was_lost_is_dropped(store: Store) -> None:
     job = queued(store)
-    late = claim(store, worker="slow")
+    late = take_next(store, worker="slow")
     assert late is not None
     expire(store)
     assert sweep(store) == 1
     assert jobs.get(store, job.id).state == JobState.QUEUED
-    taken = claim(store, worker="quick")
+    taken = take_next(store, worker="quick")
     assert taken is not None
 
     assert finish(store, late.token, [Done(job=late.jobs[0], error="too late")]) == 0
@@ -220,7 +403,7 @@ def test_the_result_that_comes_after_the_lease_was_lost_is_dropped(store: Store)
 def test_a_job_whose_workers_all_die_fails_after_three_attempts_with_the_last_error(store: Store) -> None:
     job = queued(store)
     for _ in range(3):
-        assert claim(store, worker="mortal") is not None
+        assert take_next(store, worker="mortal") is not None
         expire(store)
         assert sweep(store) == 1
 
@@ -232,7 +415,7 @@ def test_a_job_whose_workers_all_die_fails_after_three_attempts_with_the_last_er
 
 def test_a_lease_that_is_renewed_does_not_run_out(store: Store) -> None:
     queued(store)
-    taken = claim(store, worker="me")
+    taken = take_next(store, worker="me")
     assert taken is not None
     expire(store)
 
@@ -246,7 +429,7 @@ def test_a_job_that_waits_beyond_its_deadline_fails_and_is_not_taken(store: Stor
     late, patient = queued(store, deadline_seconds=0.001), queued(store, deadline_seconds=1000)
     time.sleep(0.02)
 
-    taken = claim(store, worker="me")
+    taken = take_next(store, worker="me")
     assert taken is not None
     assert [job.id for job in taken.jobs] == [patient.id]
     assert sweep(store) == 1

@@ -24,6 +24,7 @@ from truthloop.api.access import Access, signed_in
 from truthloop.api.guard import Guard
 from truthloop.api.parameters import only_known_parameters
 from truthloop.api.problems import NULL, Problem, add_handlers, documented, documented_http
+from truthloop.api.receiving import MAX_HELD_BYTES, Receiving
 from truthloop.api.site import add_site
 from truthloop.api.waiting import Waiting
 from truthloop.errors import InputRefused, NotSignedIn, TruthloopError
@@ -57,6 +58,7 @@ def create_app(workspace: Workspace, *, token: str, settings: Settings) -> FastA
     app.state.access = Access(token)
     app.state.waiting = Waiting(workspace)
     app.state.outline_limit = outlines.new_limit()
+    app.state.receiving = Receiving(max_held_bytes=max(MAX_HELD_BYTES, settings.max_image_bytes))
 
     v1 = APIRouter(
         prefix="/api/v1",

@@ -215,7 +215,8 @@ def get_results(
 ) -> BatchResultPage:
     """Pages through the results so far, in the order of the images' ids, with the images that were refused.
 
-    Boxes that are recorded in `bbox.model` are there alone.
+    Boxes that are recorded in `bbox.model` are there alone. The pages are complete once the batch has ended: while
+    it runs, a later page may miss what came before it.
     """
     return workspace.batches.results(batch_id, limit=limit, after=after)
 

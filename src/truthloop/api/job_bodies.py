@@ -1,6 +1,8 @@
 """What is sent to make, change and execute jobs: JSON, or an image."""
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Self, TypeVar
 
@@ -9,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
 from truthloop.api.bodies import checked, described, is_json, json_body, read_json, schema_of
-from truthloop.api.multipart import Upload, read_upload
+from truthloop.api.multipart import Upload, received
 from truthloop.api.uploads import IMAGE_BODY
 from truthloop.predict.documents import JobOptions
 from truthloop.settings import Settings
@@ -121,33 +123,35 @@ class Sent(Generic[T]):
     image: bytes | None
 
 
-async def _new_job(request: Request) -> Sent[NewJob]:
+async def _new_job(request: Request) -> AsyncIterator[Sent[NewJob]]:
     if is_json(request):
-        return Sent(await read_json(request, NewJob), None)
+        yield Sent(await read_json(request, NewJob), None)
+        return
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise HTTPException(
             415,
             "Send JSON, or a form with a model and an image: -F model=NAME -F image=@PATH. An image alone is for "
             "a job that is there: make it first, then post the image to it.",
         )
-    upload = await _upload(request)
-    form = checked(NewJobForm.model_validate, upload.fields).model_dump(exclude_unset=True)
-    options = JobOptions(tolerance=form.pop("tolerance", None))
-    fields = NewJob(**form, options=options, execute=True)
-    return Sent(fields, upload.data)
+    async with _upload(request) as upload:
+        form = checked(NewJobForm.model_validate, upload.fields).model_dump(exclude_unset=True)
+        options = JobOptions(tolerance=form.pop("tolerance", None))
+        fields = NewJob(**form, options=options, execute=True)
+        yield Sent(fields, upload.data)
 
 
-async def _execution(request: Request) -> Sent[Execution]:
+async def _execution(request: Request) -> AsyncIterator[Sent[Execution]]:
     if is_json(request):
-        return Sent(await read_json(request, Execution, empty=b"{}"), None)
-    upload = await _upload(request)
-    checked(ExecutionForm.model_validate, upload.fields)
-    return Sent(Execution(), upload.data)
+        yield Sent(await read_json(request, Execution, empty=b"{}"), None)
+        return
+    async with _upload(request) as upload:
+        checked(ExecutionForm.model_validate, upload.fields)
+        yield Sent(Execution(), upload.data)
 
 
-async def _upload(request: Request) -> Upload:
+def _upload(request: Request) -> AbstractAsyncContextManager[Upload]:
     settings: Settings = request.app.state.settings
-    return await read_upload(request, max_bytes=settings.max_image_bytes)
+    return received(request, max_bytes=settings.max_image_bytes)
 
 
 def _form(kind: type[BaseModel]) -> dict[str, Any]:

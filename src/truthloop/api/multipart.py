@@ -3,9 +3,8 @@
 FastAPI's own forms go through a temporary file, and take twice the time (bench/uploads.py).
 """
 
-import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,8 +13,8 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
+from truthloop.api.receiving import Receiving
 from truthloop.errors import InputRefused
 
 T = TypeVar("T")
@@ -23,8 +22,6 @@ T = TypeVar("T")
 FIELD = "image"
 # A form needs these for its other fields; what is larger is no form that a person or a program fills in.
 MAX_PARTS, MAX_HEADERS, MAX_HEADER_BYTES, MAX_FIELD_BYTES = 16, 8, 4096, 4096
-# How long a body may take, so that one that comes a byte at a time doesn't stay for ever.
-READ_SECONDS = 600.0
 # Images looked at and stored at a time. Others wait on the event loop, and leave the threads to those who read.
 AT_ONCE = 16
 
@@ -40,42 +37,47 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)  # the form's other fields, of a few characters each
 
 
-async def read_image(request: Request, *, max_bytes: int) -> bytes:
-    """The image that a request carries; see `read_upload`."""
-    return (await read_upload(request, max_bytes=max_bytes)).data
-
-
-async def read_upload(request: Request, *, max_bytes: int) -> Upload:
+@asynccontextmanager
+async def received(request: Request, *, max_bytes: int) -> AsyncIterator[Upload]:
     """The image that a request carries, as its body or as the field `image` of a form.
 
+    It is to be stored inside this context, at whose end its memory counts as free (`truthloop.api.receiving`).
     Nothing is looked at but its size: what it is, its content tells (`truthloop.ingest.image_file.check`).
 
     Args:
-        request: its body is unread.
+        request: its body is unread. `request.state.stranger` is the address of a caller who may send without a
+            token, where it is one.
         max_bytes: the most that the image may have.
 
     Raises:
-        HTTPException: 413 for a larger one, 415 for another type of body, 408 for one that takes too long.
+        HTTPException: 413 for a larger one, 415 for another type of body, 408 for one that comes too slowly, 503
+            where too much is being sent at once.
         InputRefused: the form lacks the file, has another in its place, or is cut off.
+        TooManyRequests: a stranger sends too many at once.
     """
+    receiving: Receiving = request.app.state.receiving
+    with receiving.place(getattr(request.state, "stranger", None)) as place:
+        reader = _reader(request, max_bytes)
+        try:
+            async with aclosing(receiving.chunks(request)) as chunks:
+                async for chunk in chunks:
+                    reader.write(chunk)
+                    place.hold(reader.size)
+            upload = reader.upload()
+        finally:
+            reader.clear()
+        yield upload
+
+
+def _reader(request: Request, max_bytes: int) -> "_Body":
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
-        reader: _Body = _Form(options.get(b"boundary", b""), max_bytes)
-    elif kind.startswith(b"image/") or kind == b"application/octet-stream":
-        reader = _Body(max_bytes)
-    else:
-        raise HTTPException(
-            415, f"The body must be an image (Content-Type: image/jpeg, image/png, ...) or a form; {SEND_FILE}."
-        )
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            async for chunk in request.stream():
-                reader.write(chunk)
-    except TimeoutError:
-        raise HTTPException(408, f"The body took longer than {READ_SECONDS:.0f} s. Send it again.") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "The connection ended before the body did. Send it again.") from None
-    return reader.upload()
+        return _Form(options.get(b"boundary", b""), max_bytes)
+    if kind.startswith(b"image/") or kind == b"application/octet-stream":
+        return _Body(max_bytes)
+    raise HTTPException(
+        415, f"The body must be an image (Content-Type: image/jpeg, image/png, ...) or a form; {SEND_FILE}."
+    )
 
 
 async def in_turn(request: Request, work: Callable[[], T]) -> T:
@@ -91,22 +93,26 @@ class _Body:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._data = bytearray()  # in one piece, so that its memory goes back to the system
+        self.size = 0  # of what is held of the image
 
     def write(self, chunk: bytes) -> None:
         self._keep(chunk)
 
     def upload(self) -> Upload:
-        return Upload(b"".join(self._chunks))
+        return Upload(bytes(self._data))
+
+    def clear(self) -> None:
+        """Lets go of the data at once: the form's parser and the form refer to each other."""
+        self._data.clear()
 
     def _keep(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size > self._max_bytes:
+        self.size += len(chunk)
+        if self.size > self._max_bytes:
             # The rest isn't read, so the connection can't be used again.
             text = f"The image file is too large: at most {self._max_bytes:,} bytes are taken."
             raise HTTPException(413, text, {"Connection": "close"})
-        self._chunks.append(chunk)
+        self._data += chunk
 
 
 class _Form(_Body):
@@ -151,7 +157,7 @@ class _Form(_Body):
             raise InputRefused("The form is cut off. Send it again.")
         if not self._has_image:
             raise _refused_field("missing")
-        data = b"".join(self._chunks)
+        data = bytes(self._data)
         if self._file_name is None and _is_text(data):
             raise _refused_field("a text")
         return Upload(data, self._file_name, self._fields)
@@ -190,6 +196,9 @@ class _Form(_Body):
             if self._has_image:
                 raise _refused_field("there twice")
             self._has_image = True
+        elif self._name in self._fields:
+            name = self._name[:64]
+            raise InputRefused(f"The form has the field {name} twice. Send it once.", errors={name: "there twice"})
         elif self._is_file:
             raise InputRefused(f"The file must be in the field {FIELD}; {SEND_FILE}.", errors={FIELD: "missing"})
 

@@ -17,7 +17,7 @@ from truthloop.api.access import BEARER, COOKIE, Access, signed_in
 from truthloop.api.idempotency import Also, OnceDep
 from truthloop.api.job_bodies import digest
 from truthloop.api.jobs import MAX_WAIT_SECONDS
-from truthloop.api.multipart import in_turn, read_upload
+from truthloop.api.multipart import in_turn, received
 from truthloop.api.parameters import only_known_parameters
 from truthloop.api.problems import NULL, documented, documented_http
 from truthloop.api.rate_limit import RateLimit
@@ -110,7 +110,9 @@ async def _admitted(
     if settings.outline_anonymous and is_stranger:
         limit: RateLimit = request.app.state.outline_limit
         cost = UPLOAD_COST if request.method == "POST" else CHECK_COST
-        limit.take(request.client.host if request.client else "", cost)
+        address = request.client.host if request.client else ""
+        limit.take(address, cost)
+        request.state.stranger = address
     else:
         await signed_in(request, bearer, cookie)
 
@@ -219,18 +221,18 @@ async def post_image(
     With curl: `-F image=@PATH`. The task is an inference job; a worker does it.
     """
     settings: Settings = request.app.state.settings
-    upload = await read_upload(request, max_bytes=settings.max_image_bytes)
-    asked = {name: value for name, value in (("model", model), ("tolerance", tolerance)) if value is not None}
-    form = _checked({**asked, **upload.fields})
     place = settings.public_url or f"{request.url.scheme}://{request.headers['host']}"
-    done = partial(
-        once,
-        form.model_dump_json(),
-        digest(upload.data),
-        make=partial(_submit, workspace, upload.data, form),
-        tell=partial(_told, place),
-    )
-    return await in_turn(request, done)
+    asked = {name: value for name, value in (("model", model), ("tolerance", tolerance)) if value is not None}
+    async with received(request, max_bytes=settings.max_image_bytes) as upload:
+        form = _checked({**asked, **upload.fields})
+        done = partial(
+            once,
+            form.model_dump_json(),
+            digest(upload.data),
+            make=partial(_submit, workspace, upload.data, form),
+            tell=partial(_told, place),
+        )
+        return await in_turn(request, done)
 
 
 def _checked(fields: dict[str, Any]) -> OutlineForm:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import ipaddress
+import logging
 import signal
 import socket
 import threading
@@ -47,6 +48,7 @@ def serve(app: FastAPI, *, host: str, port: int, ready: Callable[[str], None] | 
 def server_of(app: FastAPI, *, ready: Callable[[str], None] | None = None) -> uvicorn.Server:
     """The server that `serve` runs; its `should_exit` stops it from another thread."""
     workspace: Workspace = app.state.workspace
+    logging.getLogger("uvicorn.error").addFilter(_without_cut_off)
     config = uvicorn.Config(
         app,
         http="h11",  # httptools sets no limit to the size of headers
@@ -116,6 +118,11 @@ def listen(host: str, port: int) -> socket.socket:
             f"TRUTHLOOP_HOST is {host!r}, which isn't an address of this machine ({error.strerror})."
         ) from None
     return listener
+
+
+def _without_cut_off(record: logging.LogRecord) -> bool:
+    """Leaves out the trace of each request that is cut off at the end: uvicorn says how many they are."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 class _Server(uvicorn.Server):

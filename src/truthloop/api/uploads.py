@@ -1,15 +1,24 @@
 """Images over HTTP: sending them, and getting their files and thumbnails."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BeforeValidator
 
-from truthloop.api.multipart import in_turn, read_upload
+from truthloop.api.multipart import in_turn, received
 from truthloop.api.problems import documented, documented_http
 from truthloop.api.waiting import WorkspaceDep
-from truthloop.errors import Conflict, DatabaseUnavailable, DiskFull, ImageRefused, NotFound, StorageUnavailable
+from truthloop.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    DiskFull,
+    ImageRefused,
+    InputRefused,
+    NotFound,
+    StorageUnavailable,
+)
 from truthloop.ingest.image_header import MEDIA_TYPES
 from truthloop.ingest.images import MAX_NAME, IngestedImage
 from truthloop.ingest.thumbnails import MEDIA_TYPE, Size
@@ -27,7 +36,7 @@ EXAMPLE: dict[str, Any] = {
     "source": "hopper.jpg",
 }
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
-# An image as a request's body, for the OpenAPI entries of routes that read it with `read_image`.
+# An image as a request's body, for the OpenAPI entries of routes that read it with `received`.
 IMAGE_BODY: dict[str, Any] = {
     "required": True,
     "description": "The file as it is, or a form with the file in its field `image`.",
@@ -37,6 +46,7 @@ IMAGE_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": ["image"],
+                "additionalProperties": False,
                 "properties": {"image": {"type": "string", "format": "binary", "description": "The file."}},
             }
         },
@@ -87,11 +97,22 @@ async def post_image(
     The image's id is the SHA-256 of the bytes sent, so the same file sent twice is one image. Where EXIF turns it,
     an upright copy is made and used everywhere. A file that is refused leaves nothing behind.
     """
-    upload = await read_upload(request, max_bytes=workspace.settings.max_image_bytes)
-    image = await in_turn(request, partial(workspace.ingest_image, upload.data, name=name or upload.name))
+    async with received(request, max_bytes=workspace.settings.max_image_bytes) as upload:
+        _refuse_fields(upload.fields)
+        image = await in_turn(request, partial(workspace.ingest_image, upload.data, name=name or upload.name))
     response.status_code = 201 if image.state == "new" else 200
     response.headers["Location"] = f"/api/v1/images/{image.image_id}"
     return image
+
+
+def _refuse_fields(fields: Iterable[str]) -> None:
+    names = [name[:64] for name in fields]
+    if names:
+        raise InputRefused(
+            f"The form has fields that aren't taken: {', '.join(names)}. Send the field image alone; a name goes "
+            "into the address, as ?name=...",
+            errors=dict.fromkeys(names, "not a field of this form"),
+        )
 
 
 @router.get(

@@ -7,11 +7,11 @@ import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
 from truthloop.cli.screen import console, count, messages, write, write_json
+from truthloop.errors import FileRefused
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from truthloop.ingest.images import StoredImage
     from truthloop.predict.documents import Batch, BatchPage, Job, JobPage
     from truthloop.predict.results import JobResult
     from truthloop.workspace import Workspace
@@ -86,7 +86,7 @@ def create(
     with open_workspace(create=False) as workspace:
         job = workspace.jobs.create(
             model,
-            **_image(workspace, image),
+            **_image(image),
             deadline_seconds=deadline,
             options={"tolerance": tolerance},
         )
@@ -102,7 +102,7 @@ def execute(
 ) -> None:
     """Put a created job into the queue."""
     with open_workspace(create=False) as workspace:
-        _show_job(workspace.jobs.execute(job_id, **_image(workspace, image)), as_json=as_json)
+        _show_job(workspace.jobs.execute(job_id, **_image(image)), as_json=as_json)
 
 
 @app.command("submit")
@@ -122,7 +122,7 @@ def submit(
     with open_workspace(create=False) as workspace:
         job = workspace.jobs.submit(
             model,
-            **_image(workspace, image),
+            **_image(image),
             deadline_seconds=deadline,
             options={"tolerance": tolerance},
         )
@@ -233,17 +233,16 @@ def batch_results(
                 return
 
 
-def _image(workspace: "Workspace", image: str | None) -> dict[str, Any]:
-    """What was named: a file, which is stored for the job, or an image of the workspace."""
+def _image(image: str | None) -> dict[str, Any]:
+    """What was named: a file, which is stored with the job, or an image of the workspace."""
     if image is None:
         return {}
     path = Path(image)
-    if not path.is_file():
-        return {"image_id": image}
-    from truthloop.ingest.images import store_image
-
-    stored: StoredImage = store_image(workspace.blobs, workspace.settings, path.read_bytes())
-    return {"image": stored}
+    if path.is_file():
+        return {"image": path.read_bytes()}
+    if path.suffix or path.name != image:
+        raise FileRefused(f"There is no file {image}. Name one, or the id of an image of the workspace.")
+    return {"image_id": image}
 
 
 def _wait_and_show(

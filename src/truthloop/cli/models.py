@@ -48,7 +48,11 @@ def list_all(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG0
     table = _table("model", "version", "task", "licence", "state")
     for item in models.items:
         table.add_row(item.name, item.version, item.task, item.licence, _state(item))
+    for bad in models.unusable:
+        table.add_row(_escaped(bad.name), "", "", "", "[bold red]unusable[/]")
     console().print(table)
+    for bad in models.unusable:
+        messages().print(f"{bad.name}: {bad.reason}", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command("show")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,35 +20,60 @@ SUFFIX = ".model.json"
 MAX_ENTRY_BYTES = 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """The file of an entry that can't be used; the other models can."""
+
+    name: str  # as the file's name has it
+    path: Path
+    reason: ModelRefused | FileRefused
+
+
 class Catalogue:
     """The entries of all models, by name."""
 
-    def __init__(self, settings: Settings, entries: Sequence[CatalogueEntry], own: frozenset[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        entries: Sequence[CatalogueEntry],
+        own: frozenset[str],
+        unusable: Sequence[Unusable] = (),
+    ) -> None:
         self._settings = settings
         self._entries = {entry.name: entry for entry in entries}
         self._own = own
+        self._unusable = tuple(unusable)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
         """Reads the shipped entries, then those in TRUTHLOOP_MODELS, then those that the user has added.
 
+        An entry that is invalid, has a name that another has or can't be read is left out, and is among the
+        `unusable` ones: somebody may be writing it just now, and the other models work.
+
         Raises:
-            ModelRefused: an entry is invalid or has a name that another has.
-            FileRefused: a file or a folder can't be read.
+            FileRefused: a folder can't be read.
         """
         entries = {entry.name: entry for entry in shipped_entries()}
         own: dict[str, Path] = {}
+        unusable = []
         for folder in [folder for folder in (settings.models, users_folder()) if folder is not None]:
             for path in _entry_files(folder):
-                entry = read_entry(path)
-                if path.name != entry.name + SUFFIX:
-                    raise ModelRefused(f"{path} has the entry {entry.name}. Call the file {entry.name}{SUFFIX}.")
-                if entries.get(entry.name, entry) != entry:
-                    where = own.get(entry.name, "Truthloop's own catalogue")
-                    raise ModelRefused(f"{path} has the name of an entry in {where}. Give it another name.")
+                try:
+                    entry = read_entry(path)
+                    if path.name != entry.name + SUFFIX:
+                        raise ModelRefused(
+                            f"{path} has the entry {entry.name}. Call the file {entry.name}{SUFFIX}."
+                        )
+                    if entries.get(entry.name, entry) != entry:
+                        where = own.get(entry.name, "Truthloop's own catalogue")
+                        raise ModelRefused(f"{path} has the name of an entry in {where}. Give it another name.")
+                except (ModelRefused, FileRefused) as error:
+                    unusable.append(Unusable(path.name.removesuffix(SUFFIX), path, error))
+                    continue
                 entries[entry.name] = entry
                 own.setdefault(entry.name, path)
-        return cls(settings, list(entries.values()), frozenset(own))
+        return cls(settings, list(entries.values()), frozenset(own), unusable)
 
     def entries(self) -> list[CatalogueEntry]:
         """All entries: the shipped ones first, then the user's own by name."""
@@ -58,10 +84,21 @@ class Catalogue:
 
         Raises:
             NotFound: there is none; the text names those there are.
+            ModelRefused, FileRefused: its file is there and can't be used.
         """
-        if name not in self._entries:
-            raise NotFound(f"There is no model {name[:64]!r}. These there are: {', '.join(self._entries)}.")
-        return self._entries[name]
+        if name in self._entries:
+            return self._entries[name]
+        for bad in self._unusable:
+            if bad.name == name:
+                raise type(bad.reason)(str(bad.reason), errors=bad.reason.errors)
+        text = f"There is no model {name[:64]!r}. These there are: {', '.join(self._entries)}."
+        if self._unusable:
+            text += " Others can't be used; `truthloop models list` says why."
+        raise NotFound(text)
+
+    def unusable(self) -> list[Unusable]:
+        """The files of entries that can't be used, each with the reason."""
+        return list(self._unusable)
 
     def is_own(self, name: str) -> bool:
         """Whether the user has added it, and it didn't ship with Truthloop."""
@@ -107,6 +144,7 @@ class Catalogue:
         place(path, (entry.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode())
         self._entries[entry.name] = entry
         self._own |= {entry.name}
+        self._unusable = tuple(bad for bad in self._unusable if bad.path != path)
         return path
 
 
@@ -129,6 +167,8 @@ def read_entry(path: Path) -> CatalogueEntry:
         document = json.loads(data)
     except ValueError as error:
         raise ModelRefused(f"{path} isn't valid JSON ({error}). Correct it.") from None
+    except RecursionError:
+        raise ModelRefused(f"{path} has values in values too deeply. Correct it.") from None
     if not isinstance(document, dict):
         raise ModelRefused(f"{path} must hold one JSON object, a model's catalogue entry.")
     return parse_entry(document, where=str(path))
@@ -144,9 +184,11 @@ def parse_entry(document: dict[str, object], *, where: str = "The entry") -> Cat
         return CatalogueEntry.model_validate(document)
     except ValidationError as error:
         errors = {}
+        output = document.get("output")
+        decoder = output.get("decoder") if isinstance(output, dict) else None
         for fault in error.errors():
             # Pydantic puts the decoder's name into the path, though it is no field.
-            parts = [str(part) for part in fault["loc"] if part != (document.get("output") or {}).get("decoder")]  # type: ignore[attr-defined]
+            parts = [str(part) for part in fault["loc"] if part != decoder]
             reason = fault["msg"].removeprefix("Value error, ")
             errors[".".join(parts)] = reason[0].lower() + reason[1:]
         told = "; ".join(f"{field}: {reason}" if field else reason for field, reason in errors.items())

@@ -1,6 +1,7 @@
 """What a model is and what it answers: a catalogue entry is data, not code."""
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self, TypeAlias
 
 import numpy as np
@@ -91,6 +92,10 @@ class ModelFile(_Part):
     def _wheel_and_member(self) -> Self:
         if (self.wheel is None) != (self.member is None):
             raise ValueError("wheel and member belong together: give both or neither")
+        if self.member is not None:
+            path = PurePosixPath(self.member)
+            if path.is_absolute() or ".." in path.parts or "\\" in self.member or "\x00" in self.member:
+                raise ValueError("member must be a path within the wheel, without ..")
         return self
 
 

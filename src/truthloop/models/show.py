@@ -30,10 +30,21 @@ class ModelItem(Answer):
     )
 
 
+class UnusableItem(Answer):
+    """A file with a catalogue entry that can't be used."""
+
+    name: str = Field(description="The model's name, as the file's name has it.", examples=["eyes"])
+    path: str = Field(description="Where the file is.", examples=["/home/ada/models/eyes.model.json"])
+    reason: str = Field(description="What is wrong with it.")
+
+
 class ModelList(Answer):
     """All models."""
 
     items: list[ModelItem]
+    unusable: list[UnusableItem] = Field(
+        default=[], description="Entries of this installation that can't be used; the other models can."
+    )
     next: str | None = Field(default=None, description="Always null: the catalogue is one page.")
 
 
@@ -63,7 +74,12 @@ class ModelFacts(ModelItem):
 def list_models(settings: Settings) -> ModelList:
     """All models of the catalogue, the shipped ones first; nothing is loaded or fetched."""
     catalogue = Catalogue.open(settings)
-    return ModelList(items=[ModelItem(**_item(settings, catalogue, entry)) for entry in catalogue.entries()])
+    return ModelList(
+        items=[ModelItem(**_item(settings, catalogue, entry)) for entry in catalogue.entries()],
+        unusable=[
+            UnusableItem(name=bad.name, path=str(bad.path), reason=str(bad.reason)) for bad in catalogue.unusable()
+        ],
+    )
 
 
 def show_model(settings: Settings, name: str) -> ModelFacts:

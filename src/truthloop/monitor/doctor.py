@@ -57,6 +57,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _mongod(settings)
     yield from _folder(settings)
     yield from _kafka(settings)
+    yield from _models(settings)
     try:
         store = connect(settings, create=False)
     except TruthloopError as error:
@@ -154,6 +155,19 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         text=f"{settings.kafka_bootstrap_servers} answers, brokers: {len(cluster.brokers)}, topics of ours: "
         f"{', '.join(topics) or 'none yet'}",
     )
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    from truthloop.models.catalogue import Catalogue
+
+    mend = "Correct the file, add the model again with `truthloop models add`, or remove it."
+    try:
+        unusable = Catalogue.open(settings).unusable()
+    except TruthloopError as error:
+        yield Finding(level="failure", name="models", text=str(error), mend="As the text says.")
+        return
+    for bad in unusable:
+        yield Finding(level="warning", name="models", text=str(bad.reason), mend=mend)
 
 
 def _indexes(store: Store) -> Iterator[Finding]:

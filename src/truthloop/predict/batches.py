@@ -83,6 +83,7 @@ def create(
         )
     total = len(ids) if ids is not None else _count(store, query)
     batch_id = str(uuid_utils.uuid7())
+    made_at = datetime.fromtimestamp(id_time_ms(batch_id) / 1000, UTC)
     document: Document = {
         "_id": batch_id,
         "revision": 1,
@@ -95,12 +96,12 @@ def create(
         "total": total,
         **dict.fromkeys(("done", "predicted", "already_there", "refused"), 0),
         "refusals": [],
+        "record_asked": record_as,
         "cursor": {"after": "", "index": 0},
         "exhausted": False,
         "slices": [],
         "error": None,
-        "created_at": datetime.fromtimestamp(id_time_ms(batch_id) / 1000, UTC),
-        "updated_at": datetime.fromtimestamp(id_time_ms(batch_id) / 1000, UTC),
+        **dict.fromkeys(("created_at", "updated_at", "progressed_at"), made_at),
         "finished_at": None,
     }
     wanted = None if record_as in (None, AUTO) else checked_version(record_as)
@@ -168,19 +169,15 @@ def list(  # noqa: A001 - the verb's name
 
 
 def unfinished(store: Store, *, entry: "CatalogueEntry", query: Query, record_as: str | None) -> Batch | None:
-    """The newest batch of the same question that has not come to its end, if there is one."""
-    asked: Document = {
-        "state": {"$in": [*OPEN, BatchState.CANCELLED, BatchState.FAILED]},
-        "provenance": provenance(entry),
-        "query": query,
-    }
-    if record_as not in (None, AUTO):
-        asked["record_as"] = record_as
+    """The newest batch of the same question, if it has not come to its end.
+
+    The same question names the same model, images and version to record as, `auto` and None among them: what
+    another was asked to record, or not to record, is another question.
+    """
+    asked: Document = {"provenance": provenance(entry), "query": query, "record_asked": record_as}
     with store.errors():
-        # Only the newest batch of the question: an older one that was left has been overtaken by it.
-        found = store[BATCHES].find_one(
-            {name: value for name, value in asked.items() if name != "state"}, TOLD, sort=[("_id", -1)]
-        )
+        # Only the newest one: an older one that was left has been overtaken by it.
+        found = store[BATCHES].find_one(asked, TOLD, sort=[("_id", -1)])
     if found is None or found["state"] == BatchState.SUCCEEDED:
         return None
     return Batch.of(found)
@@ -210,13 +207,30 @@ def cancel(store: Store, batch_id: str) -> Batch:
     return Batch.of(store.transaction(work))
 
 
-def resume(store: Store, batch_id: str) -> Batch:
+def resume(store: Store, batch_id: str, *, anew: bool = False) -> Batch:
     """Goes on with a batch that was cancelled or has failed; one that is open stays as it is.
+
+    A query is asked again from the first image on, since new images stand between the old ones: ids are hashes.
+    What the batch has done before is not done again, but images that were refused are tried again.
+
+    Args:
+        store: the workspace.
+        batch_id: which batch.
+        anew: asks the query of an open batch again, too.
 
     Raises:
         NotFound: there is no such batch.
         Conflict: it has succeeded, so there is nothing left.
     """
+    found = stored_batch(store, batch_id)
+    again: Document = {}
+    if found["query"] is not None and found["state"] != BatchState.SUCCEEDED:
+        seen = {"$max": ["$cursor.after", {"$ifNull": ["$cursor.seen", ""]}]}
+        again = {
+            "cursor": {"$mergeObjects": ["$cursor", {"after": "", "seen": seen}]},
+            "exhausted": False,
+            "total": _total_again(found, _count(store, found["query"])),
+        }
 
     def work(session: ClientSession) -> Document:
         batch = change_batch(
@@ -227,18 +241,31 @@ def resume(store: Store, batch_id: str) -> Batch:
                 "state": BatchState.QUEUED,
                 "finished_at": None,
                 "error": None,
-                "slices": released("$slices", attempts=0),
+                "slices": released("$slices", attempts=0, waits=0, waits_since=None),
+                "progressed_at": NOW,
+                **again,
             },
         )
+        if batch is None and anew and again:
+            batch = change_batch(store, session, {"_id": batch_id, "state": {"$in": [*OPEN]}}, again)
         if batch is None:
-            found = stored_batch(store, batch_id, session)
-            if found["state"] in OPEN:
-                return found
+            now = stored_batch(store, batch_id, session)
+            if now["state"] in OPEN:
+                return now
             raise Conflict(f"Batch {batch_id} has succeeded; there is nothing left of it. Make a new one.")
         record_batch(store, session, "resumed", batch)
         return batch
 
     return Batch.of(store.transaction(work))
+
+
+def _total_again(batch: Document, count: int) -> Document | int:
+    """The total of a batch whose query is asked again: what it has done, and what the query means now."""
+    if batch["query"] == "all":
+        return count
+    if batch["record_as"] is None:  # what it has done is still unprocessed
+        return {"$max": ["$done", count]}
+    return {"$add": [{"$subtract": ["$done", "$refused"]}, count]}
 
 
 def _count(store: Store, query: Query | None) -> int:

@@ -23,6 +23,10 @@ MAX_CLAIM = 16
 SWEEP_LIMIT = 100
 # A job that could not be worked waits so long before it is tried again, times its attempts so far.
 RETRY_SECONDS = 2.0
+# While what it needs can't be had, a job waits as long as it has done so already, at least RETRY_SECONDS and at
+# most so long. It has failed when that has gone on for more than an hour, or when its deadline has passed.
+AWAY_SECONDS = 60.0
+AWAY_AT_MOST_SECONDS = 3600.0
 
 _FIELDS = dict.fromkeys(
     ("revision", "model", "model_version", "image_id", "image", "options", "attempts", "source"), 1
@@ -59,13 +63,15 @@ class Claim:
 class Done:
     """A job's end: with `result`, the fields of its result's document; with `error`, failed for good.
 
-    With `retry` it goes back into the queue, unless it has been tried often enough.
+    With `retry` it goes back into the queue, unless it has been tried often enough; with `unavailable` besides,
+    that isn't counted as an attempt.
     """
 
     job: ClaimedJob
     result: Document | None = None
     error: str | None = None
     retry: str | None = None
+    unavailable: bool = False
 
 
 def look(
@@ -76,6 +82,8 @@ def look(
     without: Collection[str] = (),
 ) -> tuple[ClaimedJob, ...]:
     """The job that has waited longest, and more of the same model; each as it will be for whoever takes it.
+
+    One that was begun before comes alone: if it is what kills its workers, it takes no other with it.
 
     Args:
         store: the workspace.
@@ -107,7 +115,9 @@ def look(
     if not waiting:
         return ()
     kind = (waiting[0]["model"], waiting[0]["model_version"])
-    same = [each for each in waiting if (each["model"], each["model_version"]) == kind]
+    if waiting[0]["attempts"]:
+        return (_claimed(waiting[0]),)
+    same = [each for each in waiting if (each["model"], each["model_version"]) == kind and not each["attempts"]]
     return tuple(_claimed(each) for each in same[: size(kind[0])])
 
 
@@ -178,15 +188,6 @@ def take(store: Store, chosen: Sequence[ClaimedJob], *, worker: str) -> Claim:
     return Claim(token=token, model=chosen[0].model, model_version=chosen[0].model_version, jobs=mine)
 
 
-def claim(store: Store, *, worker: str, models: Collection[str] | None = None) -> Claim | None:
-    """Looks and takes until it has something; None where nothing waits."""
-    while chosen := look(store, models=models):
-        taken = take(store, chosen, worker=worker)
-        if taken.jobs:
-            return taken
-    return None
-
-
 def renew(store: Store, token: str, job_ids: Sequence[str]) -> int:
     """Holds the jobs of a claim for another lease's time; returns how many are still held."""
     lease_ms = round(store.settings.job_lease_seconds * 1000)
@@ -220,12 +221,18 @@ def finish(store: Store, token: str, outcomes: Sequence[Done]) -> int:
             held = store.transaction(lambda session: _finish_held(store, session, token, ended))
     for outcome in outcomes:
         if outcome.retry is not None:
-            held += put_back(store, token, [outcome.job], error=outcome.retry)
+            held += put_back(store, token, [outcome.job], error=outcome.retry, unavailable=outcome.unavailable)
     return held
 
 
 def put_back(
-    store: Store, token: str, claimed: Sequence[ClaimedJob], *, error: str | None = None, expired: bool = False
+    store: Store,
+    token: str,
+    claimed: Sequence[ClaimedJob],
+    *,
+    error: str | None = None,
+    expired: bool = False,
+    unavailable: bool = False,
 ) -> int:
     """Puts jobs of a claim back into the queue; those that were tried often enough have failed.
 
@@ -235,10 +242,15 @@ def put_back(
         claimed: which of its jobs.
         error: why; None where it is nobody's fault, and the attempt doesn't count.
         expired: whether it is done for a worker whose lease has run out, and only if it has.
+        unavailable: whether `error` says that something they need is away for now: the attempt doesn't count, they
+            wait longer each time, and have failed after an hour of it.
 
     Returns:
         How many were still held.
     """
+    if unavailable:
+        assert error is not None
+        return sum(_put_off(store, token, job, error) for job in claimed)
     return sum(_put_back(store, token, job, error, expired=expired) for job in claimed)
 
 
@@ -264,7 +276,7 @@ def sweep(store: Store) -> int:
             store[JOBS]
             .find(
                 {"state": JobState.QUEUED, "deadline_at": {"$type": "date"}, "$expr": late},
-                {"deadline_seconds": 1},
+                {"deadline_seconds": 1, "error": 1},
                 hint="deadline",
             )
             .sort("deadline_at", 1)
@@ -278,7 +290,7 @@ def sweep(store: Store) -> int:
         job = _claimed(document, attempts=document["attempts"])
         changed += put_back(store, document["lease"]["claim"], [job], error=error, expired=True)
     for document in overdue:
-        changed += _fail_overdue(store, document["_id"], document["deadline_seconds"])
+        changed += _fail_overdue(store, document)
     return changed
 
 
@@ -334,7 +346,7 @@ def _end(state: JobState, error: str | None) -> list[Document]:
                 "finished_at": NOW,
             }
         },
-        {"$unset": ["lease", "deadline_at"]},
+        {"$unset": ["lease", "deadline_at", "away_since"]},
     ]
 
 
@@ -371,7 +383,8 @@ def _put_back(store: Store, token: str, job: ClaimedJob, error: str | None, *, e
         counted: Document = {"error": {"$literal": error}}
         if error is None:
             counted = {"attempts": {"$subtract": ["$attempts", 1]}}
-        # Behind those that wait, but for jobs that are given back by a worker that stops.
+        # Only what failed waits for a moment; what a worker gave back, or died with, is due now, behind those that
+        # wait already.
         delay_ms = round(RETRY_SECONDS * 1000 * job.attempts) if error is not None and not expired else 0
         return change(
             store,
@@ -381,6 +394,47 @@ def _put_back(store: Store, token: str, job: ClaimedJob, error: str | None, *, e
             expected=[JobState.RUNNING],
             state=JobState.QUEUED,
             set={"queued_at": NOW, "due_at": {"$add": [NOW, delay_ms]}, **counted},
+            unset=["lease", "away_since"],
+            where=where,
+        )
+
+    return store.transaction(work) is not None
+
+
+def _put_off(store: Store, token: str, job: ClaimedJob, error: str) -> bool:
+    """Puts a job back that waits for something to be there again; without counting the attempt."""
+    away_ms: Document = {"$subtract": [NOW, {"$ifNull": ["$away_since", NOW]}]}
+    where: Document = {"lease.claim": token}
+
+    def work(session: ClientSession) -> Document | None:
+        failed = change(
+            store,
+            session,
+            job.id,
+            verb="failed",
+            expected=[JobState.RUNNING],
+            state=JobState.FAILED,
+            set={"finished_at": NOW, "error": {"$literal": f"It has waited for more than an hour. {error}"}},
+            unset=["lease", "deadline_at", "away_since"],
+            where={**where, "$expr": {"$gte": [away_ms, round(AWAY_AT_MOST_SECONDS * 1000)]}},
+        )
+        if failed is not None:
+            return failed
+        delay_ms = {"$min": [AWAY_SECONDS * 1000, {"$max": [RETRY_SECONDS * 1000, away_ms]}]}
+        return change(
+            store,
+            session,
+            job.id,
+            verb="requeued",
+            expected=[JobState.RUNNING],
+            state=JobState.QUEUED,
+            set={
+                "queued_at": NOW,
+                "due_at": {"$add": [NOW, delay_ms]},
+                "away_since": {"$ifNull": ["$away_since", NOW]},
+                "attempts": {"$subtract": ["$attempts", 1]},
+                "error": {"$literal": error},
+            },
             unset=["lease"],
             where=where,
         )
@@ -388,14 +442,16 @@ def _put_back(store: Store, token: str, job: ClaimedJob, error: str | None, *, e
     return store.transaction(work) is not None
 
 
-def _fail_overdue(store: Store, job_id: str, seconds: float) -> bool:
-    error = f"No worker took it within its deadline of {seconds:g} s."
+def _fail_overdue(store: Store, job: Document) -> bool:
+    error = f"No worker took it within its deadline of {job['deadline_seconds']:g} s."
+    if job["error"] is not None:  # why it was put back
+        error = f"{error} {job['error']}"
 
     def work(session: ClientSession) -> Document | None:
         return change(
             store,
             session,
-            job_id,
+            job["_id"],
             verb="failed",
             expected=[JobState.QUEUED],
             state=JobState.FAILED,

@@ -123,7 +123,7 @@ class Batch(Answer):
     model_version: str
     query: Query | None = Field(description="Which images, where they weren't listed.")
     record_as: str | None = Field(description="The model version in `bbox.model` under which boxes are recorded.")
-    total: int = Field(ge=0, description="How many images there were to work when the batch was made.")
+    total: int = Field(ge=0, description="How many images there were to work when it was made or resumed.")
     done: int = Field(ge=0, description="How many of them are worked: the sum of the next three.")
     predicted: int = Field(ge=0, description="Images with a new result.")
     already_there: int = Field(ge=0, description="Images that had this model's boxes under this version before.")

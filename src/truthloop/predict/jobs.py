@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import uuid_utils
 from pydantic import ValidationError
@@ -39,6 +39,8 @@ MAX_PAGE = 1000
 MAX_DEADLINE_SECONDS = 30 * 86_400.0
 
 Options = JobOptions | Mapping[str, Any]
+# An image, or what gives it: called when nothing else stands against the job, since it may store the file.
+Given: TypeAlias = "StoredImage | Callable[[], StoredImage]"
 # Gets the transaction's session and the job as it is after the change; may run twice, as the transaction may.
 Also = Callable[[ClientSession, Job], None]
 
@@ -47,7 +49,7 @@ def create(
     store: Store,
     *,
     entry: "CatalogueEntry",
-    image: "StoredImage | None" = None,
+    image: "Given | None" = None,
     deadline_seconds: float | None = None,
     options: Options | None = None,
     source: Source = "jobs",
@@ -67,7 +69,9 @@ def create(
     Raises:
         InputRefused: the deadline or an option is out of range.
     """
-    document = _new(entry, image, deadline_seconds, options, source)
+    document = _new(entry, deadline_seconds, options, source)
+    if image is not None:
+        document |= _image_fields(_stored_image(image))
 
     def work(session: ClientSession) -> Document:
         return _insert(store, session, document)
@@ -80,7 +84,7 @@ def submit(
     limit: QueueLimit,
     *,
     entry: "CatalogueEntry",
-    image: "StoredImage",
+    image: Given,
     deadline_seconds: float | None = None,
     options: Options | None = None,
     source: Source = "jobs",
@@ -88,12 +92,15 @@ def submit(
 ) -> Job:
     """Creates a job and puts it into the queue, in one transaction; its events are those of both.
 
+    Args: as for `create`; `image` is asked for only when there is room in the queue.
+
     Raises:
         InputRefused: as for `create`.
         QueueFull: too many jobs wait already.
     """
-    document = _new(entry, image, deadline_seconds, options, source)
+    document = _new(entry, deadline_seconds, options, source)
     limit.admit()
+    document |= _image_fields(_stored_image(image))
 
     def work(session: ClientSession) -> Document:
         return _insert(store, session, document | {"state": JobState.QUEUED, "revision": 2}, **_queued(document))
@@ -225,7 +232,7 @@ def update(
 
 
 def execute(
-    store: Store, limit: QueueLimit, job_id: str, *, image: "StoredImage | None" = None, also: Also | None = None
+    store: Store, limit: QueueLimit, job_id: str, *, image: "Given | None" = None, also: Also | None = None
 ) -> Job:
     """Puts a created job into the queue.
 
@@ -233,7 +240,8 @@ def execute(
         store: the workspace.
         limit: of the queue.
         job_id: which job.
-        image: what it runs on; by default the image that it was created with.
+        image: what it runs on; by default the image that it was created with. It is asked for only when the job
+            can be executed and there is room in the queue.
         also: what belongs to the change, done in its transaction.
 
     Raises:
@@ -251,9 +259,9 @@ def execute(
             errors={"image_id": "missing"},
         )
     limit.admit()
+    fields = literal(_image_fields(_stored_image(image))) if image is not None else {}
 
     def work(session: ClientSession) -> Document:
-        fields = literal(_image_fields(image)) if image is not None else {}
         job = change(
             store,
             session,
@@ -370,13 +378,9 @@ def _cancel(store: Store, session: ClientSession, job_id: str) -> Document | Non
 
 
 def _new(
-    entry: "CatalogueEntry",
-    image: "StoredImage | None",
-    deadline_seconds: float | None,
-    options: Options | None,
-    source: Source,
+    entry: "CatalogueEntry", deadline_seconds: float | None, options: Options | None, source: Source
 ) -> Document:
-    """The document of a new job."""
+    """The document of a new job, without an image."""
     job_id = str(uuid_utils.uuid7())
     return {
         "_id": job_id,
@@ -384,7 +388,7 @@ def _new(
         "state": JobState.CREATED,
         "model": entry.name,
         "model_version": entry.version,
-        **_image_fields(image),
+        **_image_fields(None),
         "options": _checked_options(options).model_dump(),
         "source": source,
         "attempts": 0,
@@ -425,6 +429,10 @@ def _queued(job: Mapping[str, Any]) -> Document:
     if job["deadline_seconds"] is not None:
         fields["deadline_at"] = {"$add": [NOW, round(job["deadline_seconds"] * 1000)]}
     return fields
+
+
+def _stored_image(image: Given) -> "StoredImage":
+    return image() if callable(image) else image
 
 
 def _image_fields(image: "StoredImage | None") -> Document:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from truthloop.models.documents import Boxes, CatalogueEntry
 
 PREDICTIONS = "bbox.model"
-FIRST_VERSION = "1.0.0"
 AUTO = "auto"
+# A major version of more digits is counted up no further: the next one could be too long for a document.
+_MAX_DIGITS = 1000
 _DUPLICATE_KEY = 11000
 
 
@@ -85,29 +86,35 @@ def choose_version(standing: Mapping[str, Sequence[object]], model: Mapping[str,
 
 
 def next_major(versions: Mapping[str, object]) -> str:
-    """The next major version above the newest; 1.0.0 where there is none.
+    """The next major version above the newest, else the first from 1.0.0 on that is free.
 
     >>> next_major({"2.1.0": 0, "10.3": 0}), next_major({}), next_major({"beta": 0})
     ('11.0.0', '1.0.0', '1.0.0')
+    >>> next_major({"1.0.0": 0, "99999999999999999999.0": 0})
+    '100000000000000000000.0.0'
     """
     first = max(versions, key=version_key).split(".")[0] if versions else ""
-    if not (first.isascii() and first.isdigit()) or len(first) > 18:
-        return FIRST_VERSION
-    return f"{int(first) + 1}.0.0"
+    number = int(first) + 1 if first.isascii() and first.isdigit() and len(first) < _MAX_DIGITS else 1
+    while f"{number}.0.0" in versions:
+        number += 1
+    return f"{number}.0.0"
 
 
 def checked_version(version: str) -> str:
-    """The version, if a document can carry it.
+    """The version, if a document can carry it and people can read it.
 
     Raises:
-        InputRefused: it's empty or too long.
+        InputRefused: it's empty or too long, can't be printed, or begins with `$`.
     """
     if not version.strip() or len(version.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
-        raise InputRefused(
-            f"The version must have 1 to {MAX_NAME_BYTES} bytes.",
-            errors={"record_as": f"must have 1 to {MAX_NAME_BYTES} bytes"},
-        )
-    return version
+        fault = f"must have 1 to {MAX_NAME_BYTES} bytes"
+    elif not version.isprintable() or version != version.strip():
+        fault = "must be of printable characters, without spaces around it"
+    elif version.startswith("$"):
+        fault = "must not begin with $"
+    else:
+        return version
+    raise InputRefused(f"The version to record as {fault}; give one such as 2.0.0.", errors={"record_as": fault})
 
 
 def standing_versions(store: Store) -> dict[str, list[object]]:

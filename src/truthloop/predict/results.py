@@ -196,6 +196,8 @@ def _stored_result(store: Store, blobs: Blobs, job_id: str) -> Document:
         job = stored(store, job_id)
         if job["state"] in (JobState.QUEUED, JobState.RUNNING):
             raise NotFound(f"Job {job_id} has no result yet; it is {job['state']}.")
+        if job["state"] == JobState.CREATED:
+            raise Conflict(f"Job {job_id} has no result yet: it has not been executed. Post an image to it.")
         why = f": {job['error']}" if job["state"] == JobState.FAILED else "."
         raise Conflict(f"Job {job_id} has no result, and none will come: it is {job['state']}{why}")
     return _whole(blobs, document)

@@ -2,19 +2,28 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from truthloop.blobs import Blobs
+from truthloop.errors import InputRefused, ModelUnavailable, NotFound, TruthloopError
+from truthloop.logs import get_logger
 from truthloop.predict import batches, slices
-from truthloop.predict.documents import Batch, BatchState
+from truthloop.predict.batch_change import OPEN
+from truthloop.predict.documents import Batch
 from truthloop.predict.loaded import LoadedModels
-from truthloop.predict.worker import ClaimSlice, Worker
-from truthloop.store.connection import Store
+from truthloop.predict.worker import WITHOUT_SECONDS, ClaimSlice, Worker
+from truthloop.store.connection import Document, Store
 
 if TYPE_CHECKING:
     from truthloop.predict.work import Work
 
+log = get_logger(__name__)
+
+# How soon it is seen that a load is to stop.
+STOP_SECONDS = 0.2
 # Between two looks at a batch whose last slices other workers have in hand.
 LOOK_SECONDS = 0.5
 
@@ -53,9 +62,8 @@ def run_worker(
     if pull:
         for entry in chosen:
             loaded.get(entry.name, entry.version)
-    Worker(
-        store, blobs, loaded, models=models, threads=threads, claim_slice=slices_of(store, blobs, worker="worker")
-    ).run(stop, ready=ready)
+    claim = slices_of(store, blobs, loaded, stop, worker="worker")
+    Worker(store, blobs, loaded, models=models, threads=threads, claim_slice=claim).run(stop, ready=ready)
 
 
 def work_batch(
@@ -79,14 +87,17 @@ def work_batch(
 
     Returns:
         The batch as it stands then.
+
+    Raises:
+        ModelUnavailable: the model's file isn't here and can't be fetched; the batch stays open.
     """
-    worker = Worker(
-        store,
-        blobs,
-        loaded or catalogue_models(store),
-        jobs=False,
-        claim_slice=slices_of(store, blobs, worker="truthloop predict", batch_id=batch_id),
-    )
+    loaded = loaded or catalogue_models(store)
+    batch = batches.get(store, batch_id)
+    if batch.state in OPEN:
+        with suppress(NotFound, InputRefused):  # the worker refuses the batch for it
+            _load(loaded, stop, batch.model, batch.model_version)
+    claim = slices_of(store, blobs, loaded, stop, worker="truthloop predict", batch_id=batch_id)
+    worker = Worker(store, blobs, loaded, jobs=False, claim_slice=claim)
     ended = threading.Event()
 
     def watch() -> None:
@@ -98,7 +109,7 @@ def work_batch(
     try:
         while not stop.is_set():
             worker.run(stop, until_empty=True)
-            if batches.get(store, batch_id).state not in (BatchState.QUEUED, BatchState.RUNNING):
+            if batches.get(store, batch_id).state not in OPEN:
                 break
             time.sleep(LOOK_SECONDS)
     finally:
@@ -120,14 +131,81 @@ def catalogue_models(store: Store) -> LoadedModels:
     )
 
 
-def slices_of(store: Store, blobs: Blobs, *, worker: str, batch_id: str | None = None) -> ClaimSlice:
-    """What gives a worker its slices: of any batch, or of one."""
+def slices_of(
+    store: Store,
+    blobs: Blobs,
+    loaded: LoadedModels,
+    stop: threading.Event,
+    *,
+    worker: str,
+    batch_id: str | None = None,
+) -> ClaimSlice:
+    """What gives a worker its slices: of any batch, or of one. Each comes with its model loaded.
+
+    A model that can't be had is left to other workers for a while, as it is for jobs. Once `stop` is set no model
+    is waited for.
+    """
+    away: dict[str, float] = {}  # by model: until when
+
+    def load(batch: Document) -> bool:
+        try:
+            return _load(loaded, stop, batch["model"], batch["model_version"], batch["provenance"])
+        except ModelUnavailable:
+            away[batch["model"]] = time.monotonic() + WITHOUT_SECONDS
+            raise
 
     def claim(
         size: Callable[[str], int], models: Collection[str] | None, without: Collection[str]
     ) -> "Work | None":
+        now = time.monotonic()
+        left = {*without, *(model for model, until in away.items() if until > now)}
         return slices.claim_slice(
-            store, blobs, worker=worker, size=size, models=models, without=without, batch_id=batch_id
+            store,
+            blobs,
+            worker=worker,
+            size=size,
+            models=models,
+            without=left,
+            batch_id=batch_id,
+            load=load,
         )
 
     return claim
+
+
+def _load(
+    loaded: LoadedModels,
+    stop: threading.Event,
+    name: str,
+    version: str,
+    wanted: Mapping[str, Any] | None = None,
+) -> bool:
+    """Loads a model on a thread of its own; false if `stop` is set before.
+
+    A runtime's own errors are passed over.
+    """
+    loading: Future[object] = Future()
+
+    def load() -> None:
+        try:
+            loading.set_result(loaded.get(name, version, wanted))
+        except BaseException as error:
+            loading.set_exception(error)
+
+    if loaded.has(name, version):
+        load()
+    else:
+        threading.Thread(target=load, name="truthloop-load", daemon=True).start()
+    while not stop.is_set():
+        try:
+            loading.result(STOP_SECONDS)
+        except TimeoutError:
+            if loading.done():
+                return True  # its own
+            continue
+        except TruthloopError:
+            raise
+        except Exception:  # the worker tells of it when it begins the slice
+            log.debug("model_not_loaded", model=name, exc_info=True)
+        return True
+    return False

@@ -9,11 +9,13 @@ import uuid_utils
 from pymongo.client_session import ClientSession
 
 from truthloop.blobs import Blobs
+from truthloop.errors import InputRefused, ModelUnavailable, NotFound, StorageUnavailable
+from truthloop.logs import get_logger
 from truthloop.models.documents import Boxes
 from truthloop.monitor.read import is_image_id
 from truthloop.predict.batch_change import OPEN, change_batch, fail_batch, record_batch
 from truthloop.predict.change import NOW
-from truthloop.predict.documents import BATCHES, MAX_ATTEMPTS, RESULTS, BatchState, Query
+from truthloop.predict.documents import BATCHES, MAX_ATTEMPTS, RESULTS, BatchState
 from truthloop.predict.jobs import MAX_PAGE
 from truthloop.predict.record import PREDICTIONS, Collision, conflict_text, record_boxes, recorded_of
 from truthloop.predict.results import batch_result_id, result_fields
@@ -23,12 +25,20 @@ from truthloop.store.connection import Document, Store
 if TYPE_CHECKING:
     from truthloop.models.documents import Prediction
 
+log = get_logger(__name__)
+
 # Refused images that the batch itself names; all of them are among its results.
 MAX_REFUSALS = 100
 # How many ids of `metadata` one look for unprocessed images reads at once.
 SCAN_PAGE = 2_000
-# Beyond it, one that was put back this often is left alone for a moment before the next attempt.
+# A slice that failed is left alone for so long before its next attempt.
 RETRY_SECONDS = 5.0
+# While storage can't be had a slice waits 2, 4, 8, ... seconds, at most so many each time; no attempt is counted.
+AWAY_SECONDS = 60.0
+# After so long without any progress of the batch it has failed.
+AWAY_AT_MOST_SECONDS = 3600.0
+# When so many slices of a batch wait, its next images had better stay where they are.
+MAX_WAITING = 8
 _ATTEMPTS = 10
 
 # The batch has succeeded when no image is left and no slice is out.
@@ -53,6 +63,7 @@ def claim_slice(
     models: Collection[str] | None = None,
     without: Collection[str] = (),
     batch_id: str | None = None,
+    load: Callable[[Document], bool] = lambda batch: True,  # noqa: ARG005
 ) -> "Slice | None":
     """Takes a slice of the oldest open batch: one whose lease ran out, else the next images.
 
@@ -64,6 +75,9 @@ def claim_slice(
         models: only of these; None for any.
         without: not of these, for now.
         batch_id: only of this batch.
+        load: loads the model of a batch before anything of it is taken; false to take nothing. A batch whose model
+            is unavailable is left to other workers; one whose model isn't in the catalogue, or can't be used, has
+            failed.
 
     Returns:
         None where there is nothing to take.
@@ -79,6 +93,7 @@ def claim_slice(
     if wanted:
         query["model"] = wanted
     lapsed = {"$filter": {"input": "$slices", "cond": {"$lte": ["$$this.expires_at", NOW]}}}
+    waits = {"$size": {"$filter": {"input": "$slices", "cond": _waits("$$this")}}}
     with store.errors():
         batches = (
             store[BATCHES].find(query, {"image_ids": 0, "refusals": 0}).sort("_id", 1).limit(MAX_PAGE).to_list()
@@ -87,11 +102,15 @@ def claim_slice(
         batch: Document | None = found_batch
         while batch is not None and batch["state"] in OPEN:
             with store.errors():
-                found = store[BATCHES].find_one({"_id": batch["_id"]}, {"lapsed": lapsed})
-            if found is not None and found["lapsed"]:
-                taken, batch = _retake(store, blobs, batch, found["lapsed"][0], worker=worker)
-            elif batch["exhausted"]:
+                found = store[BATCHES].find_one({"_id": batch["_id"]}, {"lapsed": lapsed, "waits": waits})
+            if found is None:
                 break
+            if not found["lapsed"] and (batch["exhausted"] or found["waits"] >= MAX_WAITING):
+                break
+            if not _loads(store, batch, load):
+                break
+            if found["lapsed"]:
+                taken, batch = _retake(store, blobs, batch, found["lapsed"][0], worker=worker)
             else:
                 taken, batch = _take_next(store, blobs, batch, size(batch["model"]), worker=worker)
             if taken is not None:
@@ -109,6 +128,7 @@ class Slice:
     number: int
     token: str
     attempts: int
+    given: Sequence[str] = ()  # the ids of all its images
     ids: Sequence[str] = ()  # of those that are to be worked
     refused: dict[str, str] = field(default_factory=dict)
     already_there: int = 0
@@ -134,7 +154,7 @@ class Slice:
         from truthloop.ingest.images import StoredImage, find_images
 
         piece = cls(store, blobs, batch, number, token, attempts)
-        piece.model, piece.model_version = batch["model"], batch["model_version"]
+        piece.given, piece.model, piece.model_version = ids, batch["model"], batch["model_version"]
         there: dict[str, object] = {}
         if batch["record_as"] is not None:
             there = recorded_of(store, ids, batch["record_as"])
@@ -172,7 +192,7 @@ class Slice:
             return
         away = next((outcome.retry for outcome in outcomes if outcome.unavailable), None)
         if away is not None:
-            self.put_back(away)
+            self.put_back(away, unavailable=True)
             return
         refused = dict(self.refused)
         predicted: dict[str, Prediction] = {}
@@ -187,19 +207,23 @@ class Slice:
             boxes = {image_id: found for image_id, found in predicted.items() if isinstance(found, Boxes)}
         else:
             sizes = dict(zip(self.ids, self.items, strict=True))
-            results = [
-                self._result(
-                    image_id,
-                    result_fields(
-                        self.blobs,
-                        prediction,
-                        width=sizes[image_id].width,
-                        height=sizes[image_id].height,
-                        tolerance=None,
-                    ),
-                )
-                for image_id, prediction in predicted.items()
-            ]
+            try:
+                results = [
+                    self._result(
+                        image_id,
+                        result_fields(
+                            self.blobs,
+                            prediction,
+                            width=sizes[image_id].width,
+                            height=sizes[image_id].height,
+                            tolerance=None,
+                        ),
+                    )
+                    for image_id, prediction in predicted.items()
+                ]
+            except StorageUnavailable as error:
+                self.put_back(str(error), unavailable=True)
+                return
         for attempt in range(_ATTEMPTS):
             try:
                 done = self.store.transaction(
@@ -212,20 +236,49 @@ class Slice:
                 if attempt == _ATTEMPTS - 1:
                     raise
 
-    def put_back(self, error: str | None) -> None:
-        """Lets another try; after too many attempts the batch has failed."""
-        if error is not None and self.attempts >= MAX_ATTEMPTS:
-            self.refuse(f"Tried {self.attempts} times. {error}")
-            return
-        delay_ms = 0 if error is None else round(1000 * RETRY_SECONDS)
-        fields: Document = {"claim": None, "expires_at": {"$add": [NOW, delay_ms]}}
+    def put_back(self, error: str | None, *, unavailable: bool = False) -> None:
+        """Lets another try; after too many attempts the batch has failed.
+
+        Without an error no attempt is counted, nor where what it needs is `unavailable`: then it waits, and longer
+        each time. After an hour without any progress of the batch that has failed.
+        """
         if error is None:
-            fields["attempts"] = {"$subtract": ["$$this.attempts", 1]}
-        with self.store.errors():
-            self.store[BATCHES].update_one(
-                self._mine(),
-                [{"$set": {"slices": _each("$slices", self.token, fields), "error": {"$literal": error}}}],
+            fields = {"claim": None, "expires_at": NOW, "attempts": {"$subtract": ["$$this.attempts", 1]}}
+            with self.store.errors():
+                self.store[BATCHES].update_one(
+                    self._mine(), [{"$set": {"slices": _each("$slices", self.token, fields)}}]
+                )
+        elif unavailable:
+            self._put_off(error)
+        elif self.attempts >= MAX_ATTEMPTS:
+            self.refuse(f"Tried {self.attempts} times. {error}")
+        else:
+            self._delay(error, round(1000 * RETRY_SECONDS))
+
+    def _put_off(self, error: str) -> None:
+        fail_batch(self.store, {**self._mine(), "$expr": _waited_too_long(self.token)}, error)
+        waits = {"$add": [{"$ifNull": ["$$this.waits", 0]}, 1]}
+        self._delay(
+            error,
+            {"$multiply": [1000, {"$min": [AWAY_SECONDS, {"$pow": [2, {"$min": [waits, 16]}]}]}]},
+            attempts={"$subtract": ["$$this.attempts", 1]},
+            waits=waits,
+            waits_since={"$ifNull": ["$$this.waits_since", NOW]},
+        )
+
+    def _delay(self, error: str, delay_ms: Document | int, **fields: Document) -> None:
+        """Gives it back for somebody to take later; why is told, so it is a change of the batch."""
+        fields |= {"claim": {"$literal": None}, "expires_at": {"$add": [NOW, delay_ms]}}
+
+        def work(session: ClientSession) -> None:
+            slices = _each("$slices", self.token, fields)
+            batch = change_batch(
+                self.store, session, self._mine(), {"slices": slices, "error": {"$literal": error}}
             )
+            if batch is not None:
+                record_batch(self.store, session, "delayed", batch)
+
+        self.store.transaction(work)
 
     def refuse(self, error: str) -> None:
         """Fails the batch."""
@@ -248,19 +301,30 @@ class Slice:
             predicted, already_there = recorded.new, already_there + recorded.already_there
             refused |= recorded.conflicts
         told = [{"image_id": image_id, "reason": reason} for image_id, reason in refused.items()]
+        before = 0
+        if "seen" in self.batch["cursor"]:  # images that were refused before it was resumed are tried again
+            mine = {"_id": {"$in": [batch_result_id(self.batch["_id"], image_id) for image_id in self.given]}}
+            before = self.store[RESULTS].delete_many(mine, session=session).deleted_count
+        others = {"$not": [{"$in": ["$$this.image_id", {"$literal": [*self.given]}]}]}
+        kept = {"$filter": {"input": "$refusals", "cond": others}} if before else "$refusals"
+        counted = len(refused) - before
         rest = {"$filter": {"input": "$slices", "cond": {"$ne": ["$$this.claim", self.token]}}}
+        # What was away is there again, so those that wait for it are free at once.
+        free = {"$and": [{"$eq": ["$$this.claim", None]}, _waits("$$this")]}
+        soon = {"$cond": [free, {"$mergeObjects": ["$$this", {"expires_at": NOW}]}, "$$this"]}
         batch = change_batch(
             self.store,
             session,
             self._mine(),
             {
-                "slices": rest,
+                "slices": {"$map": {"input": rest, "as": "this", "in": soon}},
                 "predicted": {"$add": ["$predicted", predicted]},
                 "already_there": {"$add": ["$already_there", already_there]},
-                "refused": {"$add": ["$refused", len(refused)]},
-                "done": {"$add": ["$done", predicted + already_there + len(refused)]},
-                "refusals": {"$slice": [{"$concatArrays": ["$refusals", {"$literal": told}]}, MAX_REFUSALS]},
+                "refused": {"$add": ["$refused", counted]},
+                "done": {"$add": ["$done", predicted + already_there + counted]},
+                "refusals": {"$slice": [{"$concatArrays": [kept, {"$literal": told}]}, MAX_REFUSALS]},
                 "error": None,
+                "progressed_at": NOW,
             },
             *_END,
         )
@@ -302,6 +366,8 @@ def _take_next(
             "claim": token,
             "worker": {"$literal": worker},
             "attempts": 1,
+            "waits": 0,
+            "waits_since": None,
             "image_ids": {"$literal": ids},
             "expires_at": _lease(store),
         }
@@ -309,7 +375,7 @@ def _take_next(
 
     def work(session: ClientSession) -> Document | None:
         # Beginning is a change of the batch; taking one more slice isn't, it only holds a place.
-        begins = batch["state"] == BatchState.QUEUED
+        begins = bool(ids) and batch["state"] == BatchState.QUEUED
         changed = change_batch(
             store,
             session,
@@ -322,6 +388,8 @@ def _take_next(
             record_batch(store, session, "completed", changed)
         elif changed is not None and begins:
             record_batch(store, session, "started", changed)
+        elif changed is not None and not ids:
+            record_batch(store, session, "progressed", changed)
         return changed
 
     changed = store.transaction(work)
@@ -399,7 +467,7 @@ def _next_images(store: Store, batch: Document, size: int) -> tuple[list[str], D
     after = cursor["after"]
     while True:
         page = _page(store, after)
-        for image_id in _wanted(store, batch["query"], page):
+        for image_id in _wanted(store, batch, page):
             if len(ids) == size:
                 return ids, {**cursor, "after": ids[-1]}, False
             ids.append(image_id)
@@ -421,19 +489,64 @@ def _page(store: Store, after: str) -> list[str]:
     return [each["image_id"] for each in found]
 
 
-def _wanted(store: Store, query: Query, page: Sequence[str]) -> list[str]:
-    """Those of a page that a query means, each once."""
+def _wanted(store: Store, batch: Document, page: Sequence[str]) -> list[str]:
+    """Those of a page that a batch's query means, each once; of a resumed batch not what it has done before."""
     ids = [image_id for image_id in dict.fromkeys(page) if is_image_id(image_id)]
-    if query == "all":
-        return ids
+    if batch["query"] == "unprocessed":
+        with store.errors():
+            found = store[PREDICTIONS].find(
+                {"image_id": {"$in": ids}},
+                {"_id": 0, "image_id": 1},
+                hint=[("image_id", 1), ("model_version", 1)],
+            )
+            processed = {each["image_id"] for each in found}
+        ids = [image_id for image_id in ids if image_id not in processed]
+    seen = batch["cursor"].get("seen", "")
+    done = _done_before(store, batch, [image_id for image_id in ids if image_id <= seen])
+    return [image_id for image_id in ids if image_id not in done]
+
+
+def _done_before(store: Store, batch: Document, ids: Sequence[str]) -> set[str]:
+    """Those images of a resumed batch that are out in a slice, or have what it was to find."""
+    if not ids:
+        return set()
+    done = {image_id for piece in batch["slices"] for image_id in piece["image_ids"]}
+    if batch["record_as"] is not None:
+        recorded = recorded_of(store, ids, batch["record_as"])
+        return done | {image_id for image_id, whose in recorded.items() if whose == batch["provenance"]}
+    query = {"_id": {"$in": [batch_result_id(batch["_id"], image_id) for image_id in ids]}, "error": None}
     with store.errors():
-        found = store[PREDICTIONS].find(
-            {"image_id": {"$in": ids}},
-            {"_id": 0, "image_id": 1},
-            hint=[("image_id", 1), ("model_version", 1)],
-        )
-        processed = {each["image_id"] for each in found}
-    return [image_id for image_id in ids if image_id not in processed]
+        return done | {each["image_id"] for each in store[RESULTS].find(query, {"_id": 0, "image_id": 1})}
+
+
+def _loads(store: Store, batch: Document, load: Callable[[Document], bool]) -> bool:
+    """Whether a batch's model is there; fails the batch if it can't be used."""
+    try:
+        return load(batch)
+    except ModelUnavailable as error:
+        log.warning("model_unavailable", model=batch["model"], error=str(error))
+        return False
+    except (NotFound, InputRefused) as error:
+        fail_batch(store, {"_id": batch["_id"], "state": {"$in": [*OPEN]}}, str(error))
+        return False
+
+
+def _waits(piece: str) -> Document:
+    """Whether a slice was put back because something was away, and has not come on since."""
+    return {"$gt": [{"$ifNull": [f"{piece}.waits", 0]}, 0]}
+
+
+def _waited_too_long(token: str) -> Document:
+    """Whether the slice of a claim has waited for too long since it, or anything of its batch, came on."""
+    mine = {"$filter": {"input": "$slices", "cond": {"$eq": ["$$this.claim", token]}}}
+    since = {"$first": {"$map": {"input": mine, "in": "$$this.waits_since"}}}
+    ago = {"$subtract": [NOW, round(1000 * AWAY_AT_MOST_SECONDS)]}
+    return {
+        "$and": [
+            {"$ne": [{"$ifNull": [since, None]}, None]},
+            {"$lt": [{"$max": ["$progressed_at", since]}, ago]},
+        ]
+    }
 
 
 def _lease(store: Store) -> Document:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from truthloop.errors import InputRefused
@@ -66,7 +67,7 @@ class JobVerbs:
         return jobs.create(
             self._store,
             entry=self._entry(model),
-            image=self._image(image_id, image),
+            image=self._given(image_id, image),
             deadline_seconds=deadline_seconds,
             options=options,
             source=source,
@@ -85,8 +86,9 @@ class JobVerbs:
         also: Also | None = None,
     ) -> Job:
         """Creates a job and executes it at once; see `truthloop.predict.jobs.submit`."""
-        entry, found = self._entry(model), self._image(image_id, image)
-        if found is None:
+        entry = self._entry(model)
+        given = self._given(image_id, image)
+        if given is None:
             raise InputRefused(
                 "The job has no image. Send one, or name one of the workspace by its image_id.",
                 errors={"image_id": "missing"},
@@ -95,7 +97,7 @@ class JobVerbs:
             self._store,
             self._limit,
             entry=entry,
-            image=found,
+            image=given,
             deadline_seconds=deadline_seconds,
             options=options,
             source=source,
@@ -142,7 +144,7 @@ class JobVerbs:
             job_id,
             revision=revision,
             entry=model if isinstance(model, Keep) else self._entry(model),
-            image=image_id if isinstance(image_id, Keep) else self._image(image_id, None),
+            image=image_id if isinstance(image_id, Keep) or image_id is None else self._known(image_id),
             deadline_seconds=deadline_seconds,
             options=options,
         )
@@ -156,9 +158,8 @@ class JobVerbs:
         also: Also | None = None,
     ) -> Job:
         """Puts a created job into the queue; see `truthloop.predict.jobs.execute`."""
-        if isinstance(image, bytes):
-            self.get(job_id)  # for a job that isn't there no file is stored
-        return jobs.execute(self._store, self._limit, job_id, image=self._image(image_id, image), also=also)
+        given = self._given(image_id, image)
+        return jobs.execute(self._store, self._limit, job_id, image=given, also=also)
 
     def cancel(self, job_id: str) -> Job:
         """Ends a job that has not ended; see `truthloop.predict.jobs.cancel`."""
@@ -191,13 +192,20 @@ class JobVerbs:
     def _entry(self, model: str) -> "CatalogueEntry":
         return self._catalogue.entry(model)
 
-    def _image(self, image_id: str | None, image: "StoredImage | bytes | None") -> "StoredImage | None":
+    def _given(self, image_id: str | None, image: "StoredImage | bytes | None") -> "jobs.Given | None":
+        """The image, or what stores or finds it: no file is stored for a job that is refused."""
         if isinstance(image, bytes):
-            from truthloop.ingest.images import store_image
+            return partial(self._put, image)
+        if image is None and image_id is not None:
+            return partial(self._known, image_id)
+        return image
 
-            return store_image(self._blobs(), self._store.settings, image)
-        if image is not None or image_id is None:
-            return image
+    def _put(self, image: bytes) -> "StoredImage":
+        from truthloop.ingest.images import store_image
+
+        return store_image(self._blobs(), self._store.settings, image)
+
+    def _known(self, image_id: str) -> "StoredImage":
         from truthloop.ingest.images import find_image
 
         return find_image(self._store, image_id)
@@ -243,14 +251,14 @@ class BatchVerbs:
         """Stops a batch; what is stored stays. See `truthloop.predict.batches.cancel`."""
         return batches.cancel(self._store, batch_id)
 
-    def resume(self, batch_id: str) -> Batch:
+    def resume(self, batch_id: str, *, anew: bool = False) -> Batch:
         """Goes on with a batch that was cancelled or has failed; see `truthloop.predict.batches.resume`."""
-        return batches.resume(self._store, batch_id)
+        return batches.resume(self._store, batch_id, anew=anew)
 
     def results(self, batch_id: str, *, limit: int = 100, after: str | None = None) -> BatchResultPage:
         """What a batch found, and which images it refused: a page in the order of the images' ids.
 
-        Boxes that are recorded in `bbox.model` are there alone.
+        Boxes that are recorded in `bbox.model` are there alone. The pages are complete once the batch has ended.
         """
         return results.batch_results(self._store, self._blobs(), batch_id, limit=limit, after=after)
 

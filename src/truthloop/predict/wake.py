@@ -1,10 +1,9 @@
 """What wakes a worker that has nothing to do: MongoDB's change stream."""
 
 import threading
-import time
-from contextlib import suppress
+from collections.abc import Callable
 
-from pymongo.change_stream import DatabaseChangeStream
+from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from truthloop.logs import get_logger
@@ -13,10 +12,10 @@ from truthloop.store.connection import Document, Store
 
 log = get_logger(__name__)
 
-# How long one look into the stream waits for something to come; also how long stopping may have to wait for it.
+# How long one look into the stream waits for something to come.
 AWAIT_MS = 500
-# A stream that was not read for so long holds much that has been done since; a new one is cheaper than reading it.
-STALE_SECONDS = 1.0
+# Between two attempts to open the stream; without one, so often is it said that something may have come.
+PAUSE_SECONDS = 0.5
 
 _NEW_WORK: list[Document] = [
     {
@@ -33,54 +32,42 @@ _NEW_WORK: list[Document] = [
 
 
 class WakeUp:
-    """Waits until something is put into the queue. One thread uses it; close it when that is done.
+    """Tells, on a thread of its own, whenever something is put into the queue.
 
-    It is a hint, never a promise: who waits also looks every few seconds.
+    It is a hint, never a promise: who is told also looks every few seconds.
+
+    Args:
+        store: the workspace.
+        tell: called with a job as it was put into the queue, where that is known: it may be taken without looking
+            for it. With None where something else came, or may have come.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._stream: DatabaseChangeStream[Document] | None = None
-        self._read = float("-inf")
+    def __init__(self, store: Store, tell: Callable[[Document | None], None]) -> None:
+        self._store, self._tell = store, tell
+        self._ended = threading.Event()
 
-    def listen(self) -> bool:
-        """Listens from now on; false if it begins only now, so that one more look is due before waiting."""
-        if self._stream is not None and time.monotonic() - self._read < STALE_SECONDS:
-            return True
-        self.close()
-        try:
-            self._stream = self._store.database.watch(_NEW_WORK, max_await_time_ms=AWAIT_MS)
-        except PyMongoError as error:
-            log.warning("queue_stream_lost", error=str(error)[:300])
-            return True  # `wait` pauses
-        self._read = time.monotonic()
-        return False
+    def begin(self) -> None:
+        """Starts to listen."""
+        threading.Thread(target=self._run, name="truthloop-wake", daemon=True).start()
 
-    def wait(self, seconds: float, stop: threading.Event) -> Document | None:
-        """Returns when something came, when the time is up or when `stop` is set.
+    def end(self) -> None:
+        """Tells no more; the thread ends by itself when its look into the stream is over."""
+        self._ended.set()
 
-        Returns:
-            A job as it was put into the queue, where that is known: it may be taken without looking for it.
-        """
-        deadline = time.monotonic() + seconds
-        while not stop.is_set() and time.monotonic() < deadline:
-            if self._stream is None:
-                stop.wait(min(AWAIT_MS / 1000, seconds))
-                return None
+    def _run(self) -> None:
+        while not self._ended.is_set():
             try:
-                change = self._stream.try_next()
-            except PyMongoError as error:
-                log.warning("queue_stream_lost", error=str(error)[:300])
-                self.close()
-                continue
-            self._read = time.monotonic()
-            if change is not None:
-                return change.get("fullDocument") if change["ns"]["coll"] == JOBS else None
-        return None
+                self._listen()
+            except (PyMongoError, BSONError) as error:
+                if not self._ended.is_set():
+                    log.warning("queue_stream_lost", error=str(error)[:300])
+                    self._tell(None)
+            self._ended.wait(PAUSE_SECONDS)
 
-    def close(self) -> None:
-        """Ends the stream; twice does no harm."""
-        if self._stream is not None:
-            with suppress(PyMongoError):  # else the server has forgotten it with the connection
-                self._stream.close()
-            self._stream = None
+    def _listen(self) -> None:
+        with self._store.database.watch(_NEW_WORK, max_await_time_ms=AWAIT_MS) as stream:
+            self._tell(None)  # what came before it listened
+            while not self._ended.is_set() and stream.alive:
+                change = stream.try_next()
+                if change is not None and not self._ended.is_set():
+                    self._tell(change.get("fullDocument") if change["ns"]["coll"] == JOBS else None)

@@ -52,8 +52,11 @@ class Work(Protocol):
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Stores what became of the first items, one outcome for each; those without one are put back."""
 
-    def put_back(self, error: str | None) -> None:
-        """Lets another try. Without an error nothing was tried, and no attempt is counted."""
+    def put_back(self, error: str | None, *, unavailable: bool = False) -> None:
+        """Lets another try. Without an error nothing was tried, and no attempt is counted.
+
+        Nor is one where it is `unavailable`, what it needs: then it waits, and longer each time.
+        """
 
     def refuse(self, error: str) -> None:
         """Ends all of it: there is no hope."""
@@ -109,10 +112,10 @@ class JobsWork:
         if rest := [job for job in self._chosen[len(outcomes) :] if job.id in mine]:
             claims.put_back(self._store, held.token, rest)
 
-    def put_back(self, error: str | None) -> None:
+    def put_back(self, error: str | None, *, unavailable: bool = False) -> None:
         """Puts all of them back."""
         held = self._claim.result()
-        claims.put_back(self._store, held.token, held.jobs, error=error)
+        claims.put_back(self._store, held.token, held.jobs, error=error, unavailable=unavailable)
 
     def refuse(self, error: str) -> None:
         """Fails all of them."""
@@ -121,7 +124,7 @@ class JobsWork:
 
     def _done(self, job: ClaimedJob, outcome: Outcome) -> Done:
         if outcome.prediction is None:
-            return Done(job=job, error=outcome.error, retry=outcome.retry)
+            return Done(job=job, error=outcome.error, retry=outcome.retry, unavailable=outcome.unavailable)
         found = result_fields(
             self._blobs, outcome.prediction, width=job.width, height=job.height, tolerance=job.tolerance
         )

@@ -1,8 +1,9 @@
 """A worker: takes what waits, decodes ahead while the model runs, and writes down what it found.
 
-Each kind of thread has one thing to do, so that none waits for another's: one claims, a few read and decode
-images, one runs models (the caller's), one writes, one renews the leases of what is in hand. At most two claims
-and two slices of batches are in hand besides those being written: one that runs, one that is decoded meanwhile.
+Each kind of thread has one thing to do, so that none waits for another's: one hears of new work, one claims and
+loads models, a few read and decode images, one runs models (the caller's), one writes, one renews the leases of
+what is in hand. At most two claims and two slices of batches are in hand besides those being written: one that
+runs, one that is decoded meanwhile.
 """
 
 import os
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from truthloop.blobs import Blobs
@@ -54,6 +56,10 @@ MAX_RUN = 16
 WITHOUT_SECONDS = 30.0
 # Between two attempts while MongoDB doesn't answer.
 RETRY_SECONDS = 0.5
+# How soon it is seen that the worker is to stop.
+STOP_SECONDS = 0.2
+# How long the thread that claims may take to end: enough for a claim that is being written.
+JOIN_SECONDS = 1.0
 
 # Claims of jobs, and slices: one that runs and one that is decoded meanwhile.
 IN_HAND = 2
@@ -103,11 +109,12 @@ class Worker:
         """Works until `stop` is set, then gives back what it has not begun.
 
         Args:
-            stop: ends it, within about a second and the time of one run of the model.
+            stop: ends it, within about a second and the time of one run of the model; a model that is being
+                loaded or fetched is not waited for.
             ready: called once when it begins to look for work.
             until_empty: ends it also when nothing is left to do.
         """
-        self._hands, self._ending = _Hands(), threading.Event()
+        self._hands = _Hands()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="truthloop-decode")
         writer = threading.Thread(target=self._write, name="truthloop-write", daemon=True)
         claimer = threading.Thread(
@@ -118,11 +125,12 @@ class Worker:
         for thread in (writer, claimer, keeper):
             thread.start()
         try:
-            while (hand := self._hands.next()) is not None:
+            while (hand := self._hands.next(stop)) is not None:
                 self._run(stop, hand)
         finally:
-            self._ending.set()
-            claimer.join()
+            self._hands.end()
+            # A model that is being loaded or fetched is left to itself; what it is for goes back then.
+            claimer.join(JOIN_SECONDS)
             self._writing.put(None)
             writer.join()
             done.set()
@@ -134,84 +142,106 @@ class Worker:
     # -- claiming, on its own thread
 
     def _claim_all(self, stop: threading.Event, ready: Callable[[], None], until_empty: bool) -> None:
-        wake = WakeUp(self._store)
-        looked = float("-inf")
-        new: Document | None = None
+        wake = None if until_empty else WakeUp(self._store, self._hands.announce)
+        kinds = {is_slice for is_slice, takes in ((False, self._jobs), (True, bool(self._claim_slice))) if takes}
+        # Of what there may be some that wait: of nothing after a look that found none, until something comes.
+        to_look = {*kinds}
+        looked = time.monotonic()
         try:
-            wake.listen()
+            if wake is not None:
+                wake.begin()
             ready()
-            while not (stop.is_set() or self._ending.is_set()):
-                if not self._hands.wait_for_room(seconds=0.2):
-                    continue
+            while not stop.is_set():
+                left = looked + LOOK_SECONDS - time.monotonic()
+                turn = self._hands.wait_for_turn(to_look, seconds=left, or_empty=until_empty and not to_look)
+                if turn.has_ended:
+                    return
+                # A job that comes alone needs no look: neither for it, nor at once for others behind it.
+                new = turn.new if self._jobs and turn.is_empty and not to_look else None
+                is_due = time.monotonic() - looked >= LOOK_SECONDS
+                if new is None and (turn.is_told or is_due or not to_look):
+                    to_look |= kinds
+                    looked = time.monotonic()
                 try:
-                    if time.monotonic() - looked > LOOK_SECONDS:
-                        claims.sweep(self._store)
-                        looked = time.monotonic()
-                    # A job that comes alone needs no look: neither for it, nor at once for others behind it.
-                    is_alone = new is not None and not self._hands.held()
-                    found = self._claim(new if is_alone else None)
+                    if new is not None:
+                        self._take_jobs(claims.announced(new, models=self._models, without=self._left_to_others()))
+                    else:
+                        self._claim(to_look)
                 except TruthloopError as error:
                     log.warning("worker_waits", error=str(error))
+                    to_look |= kinds
                     stop.wait(RETRY_SECONDS)
                     continue
-                finally:
-                    new = None
-                if found and not is_alone:
-                    continue
-                if not found and until_empty and not self._hands.held():
+                if until_empty and turn.is_empty and not to_look and not self._hands.held():
                     return
-                if wake.listen():
-                    # While something is in hand there may soon be room for more, which no event tells.
-                    new = wake.wait(RETRY_SECONDS if self._hands.held() or until_empty else LOOK_SECONDS, stop)
         except BaseException as error:
             self._failure = error
             log.exception("worker_failed")
         finally:
-            wake.close()
+            if wake is not None:
+                wake.end()
             self._hands.end()
 
-    def _claim(self, new: Document | None) -> bool:
-        """Takes the next work and hands it on, jobs before batches; false where there is none.
+    def _claim(self, to_look: set[bool]) -> None:
+        """Takes the next work that there is room for and hands it on, jobs before batches.
 
         Args:
-            new: a job that was queued just now, where the last look found nothing: it need not be looked for.
+            to_look: for what to look, jobs (False) or slices (True); loses what it finds none of.
         """
+        without = self._left_to_others()
+        if False in to_look and self._hands.has_room(slices=False):
+            chosen = claims.look(self._store, size=self._job_count, models=self._models, without=without)
+            if chosen and chosen[0].attempts > 1 and self._hands.held():
+                self._hands.empty_first()
+                return
+            if chosen:
+                self._take_jobs(chosen)
+                return
+            to_look.discard(False)
+        if True in to_look and self._hands.has_room(slices=True):
+            assert self._claim_slice is not None
+            taken = self._claim_slice(self._slice_count, self._models, without)
+            if taken is None:
+                to_look.discard(True)
+            elif not self._begin(_Hand(taken, is_slice=True)):
+                taken.put_back(None)
+
+    def _take_jobs(self, chosen: Sequence[claims.ClaimedJob]) -> None:
+        if not chosen:
+            return
+        jobs = JobsWork(self._store, self._blobs, chosen)
+        # One that was begun before may be what has killed its worker: nothing else is in hand beside it.
+        if self._begin(_Hand(jobs, is_slice=False, is_alone=chosen[0].attempts > 1)):
+            # Only now: images are decoded and the model runs while the claim is being written.
+            jobs.take(self._name)
+
+    def _left_to_others(self) -> Collection[str]:
         now = time.monotonic()
         self._without = {model: until for model, until in self._without.items() if until > now}
-        if self._jobs and self._hands.has_room(slices=False):
-            chosen = claims.announced(new, models=self._models, without=self._without) if new else ()
-            if not chosen:
-                chosen = claims.look(self._store, size=self._job_count, models=self._models, without=self._without)
-            if chosen:
-                jobs = JobsWork(self._store, self._blobs, chosen)
-                self._begin(_Hand(jobs, is_slice=False))
-                # Only now: images are decoded and the model runs while the claim is being written.
-                jobs.take(self._name)
-                return True
-        if self._claim_slice is not None and self._hands.has_room(slices=True):
-            taken = self._claim_slice(self._slice_count, self._models, self._without)
-            if taken is not None:
-                self._begin(_Hand(taken, is_slice=True))
-                return True
-        return False
+        return self._without
 
-    def _begin(self, hand: "_Hand") -> None:
-        """Loads the model, begins to decode and hands it all on."""
+    def _begin(self, hand: "_Hand") -> bool:
+        """Loads the model, begins to decode and hands it all on; false if the worker has ended meanwhile."""
         work = hand.work
         self._hands.hold(hand)
         try:
             model = self._loaded.get(work.model, work.model_version)
         except ModelUnavailable as error:
             self._without[work.model] = time.monotonic() + WITHOUT_SECONDS
-            hand.put_back = str(error)
+            hand.unavailable = str(error)
         except (NotFound, InputRefused) as error:
             hand.refused = str(error)
         except Exception as error:  # a runtime's own, for a file that it can't read
             log.exception("model_not_loaded", model=work.model)
             hand.refused = f"{work.model} can't be loaded: {_told(error)}"
         else:
-            hand.decode_ahead(model, self._submit, max(2 * min(model.batch_size, MAX_RUN), 2 * self._threads))
-        self._hands.give(hand)
+            if not self._hands.has_ended():
+                ahead = max(2 * min(model.batch_size, MAX_RUN), 2 * self._threads)
+                hand.decode_ahead(model, self._submit, ahead)
+        if self._hands.give(hand):
+            return True
+        self._hands.drop(hand)
+        return False
 
     def _job_count(self, model: str) -> int:
         seconds = self._seconds.get(model)
@@ -319,6 +349,8 @@ class Worker:
                 except Unavailable as error:
                     if time.monotonic() > deadline:
                         log.warning("work_lost", error=str(error))
+                        if isinstance(error, StorageUnavailable):
+                            hand.work.put_back(str(error), unavailable=True)
                         return
                     time.sleep(RETRY_SECONDS)
         except Exception as error:
@@ -328,22 +360,31 @@ class Worker:
         finally:
             self._hands.drop(hand)
 
-    # -- renewing leases, on its own thread
+    # -- renewing leases, and seeing to those that ran out elsewhere, on its own thread
 
     def _keep(self, done: threading.Event) -> None:
-        while not done.wait(self._store.settings.job_lease_seconds / 3):
+        while True:
             for hand in self._hands.held():
                 with suppress(TruthloopError):  # the server may come back before the lease has run out
                     hand.work.renew()
+            try:
+                claims.sweep(self._store)  # of all models, also of those that it doesn't work
+            except TruthloopError as error:
+                log.warning("sweep_waits", error=str(error))
+            except Exception:
+                log.exception("sweep_failed")  # which must not cost the leases of what is in hand
+            if done.wait(min(self._store.settings.job_lease_seconds / 3, LOOK_SECONDS)):
+                return
 
 
 class _Hand:
     """A piece of work in hand, with its images on their way."""
 
-    def __init__(self, work: Work, *, is_slice: bool) -> None:
+    def __init__(self, work: Work, *, is_slice: bool, is_alone: bool = False) -> None:
         self.work, self.is_slice = work, is_slice
+        self.is_alone = is_alone  # whether nothing else may be in hand beside it
         self.model: Model | None = None
-        self.put_back: str | None = None  # why it can't be worked here and now
+        self.unavailable: str | None = None  # why it can't be worked here and now
         self.refused: str | None = None  # why it can't be worked at all
         self._coming: deque[Future[Any]] = deque()
         self._submitted = self._ahead = 0
@@ -363,8 +404,8 @@ class _Hand:
         """Stores what became of it."""
         if self.refused is not None:
             self.work.refuse(self.refused)
-        elif self.put_back is not None:
-            self.work.put_back(self.put_back)
+        elif self.unavailable is not None:
+            self.work.put_back(self.unavailable, unavailable=True)
         else:
             self.work.finish(outcomes)
 
@@ -375,42 +416,95 @@ class _Hand:
             self._submitted += 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Why the thread that claims goes on."""
+
+    has_ended: bool  # nothing more is to be claimed
+    is_told: bool  # something was put into the queue, or may have been
+    new: Document | None  # the job that was put there, if it was but this one
+    is_empty: bool  # nothing is in hand
+
+
 class _Hands:
-    """What is in hand: claimed and not yet written. Shared by the threads of a worker."""
+    """What is in hand: claimed and not yet written, and what is known of what waits.
+
+    Shared by the threads of a worker, which wait for each other here.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        # The first for the thread that claims, the second for the one that runs models: neither wakes in vain.
+        self._changed, self._given = threading.Condition(lock), threading.Condition(lock)
         self._held: set[_Hand] = set()
         # Claims of jobs and slices that are neither run nor being run to their end, and those not yet begun.
         self._unfinished = {False: 0, True: 0}
         self._waiting: dict[bool, deque[_Hand]] = {False: deque(), True: deque()}
+        self._empty_first = False
+        self._told: list[Document | None] = []
         self._ended = False
 
     def has_room(self, *, slices: bool) -> bool:
         """Whether one more may be claimed."""
-        return self._unfinished[slices] < IN_HAND
-
-    def wait_for_room(self, *, seconds: float) -> bool:
-        """Waits until there is room for jobs or a slice; false when the time is up."""
         with self._changed:
-            return self._changed.wait_for(lambda: min(self._unfinished.values()) < IN_HAND, seconds)
+            if self._empty_first or any(hand.is_alone for hand in self._held):
+                return not self._held
+            return self._unfinished[slices] < IN_HAND
+
+    def empty_first(self) -> None:
+        """Leaves no room until nothing is in hand."""
+        with self._changed:
+            self._empty_first = True
+
+    def announce(self, new: Document | None) -> None:
+        """Notes that something was put into the queue: the job, where that is known."""
+        with self._changed:
+            self._told = [*self._told[:1], new]
+            self._changed.notify_all()
+
+    def wait_for_turn(self, kinds: Collection[bool], *, seconds: float, or_empty: bool = False) -> _Turn:
+        """Waits until something comes, or for room: to be called by the one thread that claims.
+
+        Args:
+            kinds: for which there must be room, jobs (False) or slices (True).
+            seconds: how long at most.
+            or_empty: whether it also returns when nothing is in hand.
+        """
+
+        def is_it() -> bool:
+            return (
+                self._ended
+                or bool(self._told)
+                or any(self.has_room(slices=kind) for kind in kinds)
+                or (or_empty and not self._held)
+            )
+
+        with self._changed:
+            self._changed.wait_for(is_it, max(seconds, 0))
+            told, self._told = self._told, []
+            return _Turn(self._ended, bool(told), told[0] if len(told) == 1 else None, not self._held)
 
     def hold(self, hand: _Hand) -> None:
         """Notes what was claimed: from now on its lease is renewed."""
         with self._changed:
+            self._empty_first = False
             self._held.add(hand)
             self._unfinished[hand.is_slice] += 1
 
-    def give(self, hand: _Hand) -> None:
-        """Hands it to the thread that runs models."""
+    def give(self, hand: _Hand) -> bool:
+        """Hands it to the thread that runs models; false if that has ended."""
         with self._changed:
-            self._waiting[hand.is_slice].append(hand)
-            self._changed.notify_all()
+            if not self._ended:
+                self._waiting[hand.is_slice].append(hand)
+                self._given.notify_all()
+            return not self._ended
 
-    def next(self) -> _Hand | None:
-        """What is to be run next, jobs before slices; waits for it. None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended or any(self._waiting.values()))
+    def next(self, stop: threading.Event) -> _Hand | None:
+        """What is to be run next, jobs before slices; waits for it. None at the end, also when `stop` is set."""
+        with self._given:
+            while not self._given.wait_for(lambda: self._ended or any(self._waiting.values()), STOP_SECONDS):
+                if stop.is_set():
+                    self.end()
             for waiting in self._waiting.values():
                 if waiting:
                     return waiting.popleft()
@@ -436,6 +530,7 @@ class _Hands:
         """Notes that it was written: its lease is renewed no more."""
         with self._changed:
             self._held.discard(hand)
+            self._changed.notify_all()
 
     def held(self) -> list[_Hand]:
         """What is in hand now."""
@@ -447,6 +542,12 @@ class _Hands:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+            self._given.notify_all()
+
+    def has_ended(self) -> bool:
+        """Whether no more is taken."""
+        with self._changed:
+            return self._ended
 
 
 def _told(error: Exception) -> str:
