@@ -30,7 +30,7 @@ up: .venv/installed system
 	echo; $(BIN)/truthloop status; \
 	echo; $(BIN)/truthloop failures --summary --worst 3 --plot "$${TRUTHLOOP_HOME:-.truthloop}/failure.png"; \
 	echo; { [ -z "$$DATA" ] && $(BIN)/truthloop dataset show 2>/dev/null; } || $(BIN)/truthloop dataset build; \
-	if [ -z "$$DATA" ]; then echo; $(MAKE) --no-print-directory photographs; fi; \
+	if [ -z "$$DATA" ]; then echo; make --no-print-directory photographs; fi; \
 	echo; $(BIN)/truthloop up --detach; \
 	echo "The command is $(BIN)/truthloop; \`. $(BIN)/activate\` puts it on your path. Next: README.md."; \
 	[ $$failed = 0 ] || echo "Not everything was loaded: see above, and mend it." >&2; exit $$failed

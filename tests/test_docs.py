@@ -58,6 +58,12 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert [target for target in targets if "://" not in target and not (path.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("target", ["up", "test", "check", "bench", "down", "lock", "docs"])
-def test_make_knows_its_targets(target: str) -> None:
+@pytest.mark.parametrize("target", ["up", "photographs", "test", "check", "bench", "down", "lock", "docs"])
+def test_make_knows_its_targets_and_a_dry_run_does_nothing(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A recipe that names $(MAKE) is run by a dry run, too, and starts a service.
+    monkeypatch.setenv("TRUTHLOOP_HOME", str(tmp_path / "home"))
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+    assert list(tmp_path.iterdir()) == []
