@@ -81,7 +81,8 @@ def test_on_a_terminal_of_80_columns_no_line_is_longer(terminal, folder):
 
     lines = said.decode().replace("\r", "").splitlines()
     assert any("refused" in line for line in lines)
-    assert [line for line in lines if len(line) > 80] == []
+    # The file of what was refused stands on one line, so that it can be copied; how long it is nobody knows here.
+    assert [line for line in lines if len(line) > 80 and not line.startswith("All that was refused")] == []
 
 
 def test_a_dry_run_makes_no_workspace(nowhere, folder):

@@ -21,6 +21,17 @@ ITEM_EXAMPLE: dict[str, Any] = {
     "own": False,
     "state": "there",
 }
+LIST_EXAMPLE: dict[str, Any] = {
+    "items": [ITEM_EXAMPLE],
+    "unusable": [
+        {
+            "name": "eyes",
+            "path": "/home/ada/models/eyes.model.json",
+            "reason": "version is missing. Add it.",
+        }
+    ],
+    "next": NULL,
+}
 EXAMPLE: dict[str, Any] = ITEM_EXAMPLE | {
     "files": [
         {
@@ -45,7 +56,7 @@ EXAMPLE: dict[str, Any] = ITEM_EXAMPLE | {
     "",
     summary="The models",
     responses={
-        200: {"content": {"application/json": {"example": {"items": [ITEM_EXAMPLE], "next": NULL}}}},
+        200: {"content": {"application/json": {"example": LIST_EXAMPLE}}},
         **documented(InputRefused, ModelRefused, FileRefused),
     },
 )
