@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from truthloop.api.bodies import described, json_body
 from truthloop.api.idempotency import OnceDep
 from truthloop.api.job_bodies import IMAGE_ID, ImageId, ModelName
-from truthloop.api.jobs import DEFAULT_LIMIT, MAX_LIMIT
+from truthloop.api.jobs import DEFAULT_LIMIT
 from truthloop.api.problems import NULL, documented, documented_http
 from truthloop.api.revisions import ETAG_HEADER, NOT_MODIFIED, IfNoneMatch, is_known, not_modified, of_revision
 from truthloop.api.waiting import WorkspaceDep
@@ -25,6 +25,7 @@ from truthloop.events.passed_on import ID_PATTERN
 from truthloop.predict.batches import MAX_LISTED
 from truthloop.predict.documents import Batch, BatchPage, BatchState
 from truthloop.predict.documents import Query as ImageQuery
+from truthloop.predict.jobs import MAX_PAGE
 from truthloop.predict.results import BatchResultPage
 
 PREFIX = "/api/v1/inference/batches"
@@ -144,7 +145,7 @@ def get_batches(
         BatchState | None, Query(description="Only batches in this state.", examples=["running"])
     ] = None,
     limit: Annotated[
-        int, Query(ge=1, le=MAX_LIMIT, description="How many at most.", examples=[DEFAULT_LIMIT])
+        int, Query(ge=1, le=MAX_PAGE, description="How many at most.", examples=[DEFAULT_LIMIT])
     ] = DEFAULT_LIMIT,
     after: Annotated[
         str | None,
@@ -206,7 +207,7 @@ def get_results(
     workspace: WorkspaceDep,
     batch_id: BatchId,
     limit: Annotated[
-        int, Query(ge=1, le=MAX_LIMIT, description="How many at most.", examples=[DEFAULT_LIMIT])
+        int, Query(ge=1, le=MAX_PAGE, description="How many at most.", examples=[DEFAULT_LIMIT])
     ] = DEFAULT_LIMIT,
     after: Annotated[
         str | None,

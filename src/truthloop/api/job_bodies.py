@@ -14,11 +14,11 @@ from truthloop.api.bodies import checked, described, is_json, json_body, read_js
 from truthloop.api.multipart import Upload, received
 from truthloop.api.uploads import IMAGE_BODY
 from truthloop.predict.documents import JobOptions
+from truthloop.predict.jobs import MAX_DEADLINE_SECONDS
 from truthloop.settings import Settings
 
 T = TypeVar("T", bound=BaseModel)
 
-MAX_DEADLINE_SECONDS = 30 * 86_400.0
 IMAGE_ID = "60d8ee1fb21ac1d8a8d2b1d8d0e0a2c1e3c0ab9e7cbd7f0a5e9f8f3a5ee6a3c1"
 
 ModelName = Annotated[

@@ -48,12 +48,12 @@ from truthloop.errors import (
 )
 from truthloop.events.passed_on import ID_PATTERN
 from truthloop.predict.documents import Job, JobPage, JobState
+from truthloop.predict.jobs import MAX_PAGE
 from truthloop.predict.results import JobResult
 from truthloop.workspace import Workspace
 
 PREFIX = "/api/v1/inference/jobs"
 DEFAULT_LIMIT = 100
-MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 60.0
 # A job takes some milliseconds where a worker is free; who asks with `wait` needn't ask again before.
 RETRY_AFTER_SECONDS = 1
@@ -181,7 +181,7 @@ def get_jobs(
         Query(description="Only jobs made before this time.", examples=["2026-01-31T10:30:00Z"]),
     ] = None,
     limit: Annotated[
-        int, Query(ge=1, le=MAX_LIMIT, description="How many at most.", examples=[DEFAULT_LIMIT])
+        int, Query(ge=1, le=MAX_PAGE, description="How many at most.", examples=[DEFAULT_LIMIT])
     ] = DEFAULT_LIMIT,
     after: Annotated[
         str | None,

@@ -25,7 +25,7 @@ from truthloop.predict.documents import (
     BatchState,
     Query,
 )
-from truthloop.predict.jobs import MAX_PAGE, checked_job_cursor
+from truthloop.predict.jobs import check_limit, checked_job_cursor
 from truthloop.predict.record import (
     AUTO,
     VersionTaken,
@@ -146,10 +146,7 @@ def list(  # noqa: A001 - the verb's name
         CursorRefused: `after` isn't a batch's id.
         InputRefused: the limit or the state isn't allowed.
     """
-    if not 1 <= limit <= MAX_PAGE:
-        raise InputRefused(
-            f"limit is {limit}; give 1 to {MAX_PAGE}.", errors={"limit": f"must be 1 to {MAX_PAGE}"}
-        )
+    check_limit(limit)
     query: Document = {}
     if state is not None:
         if state not in [*BatchState]:

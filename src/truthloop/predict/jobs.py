@@ -142,10 +142,7 @@ def list(  # noqa: A001 - the verb's name
         CursorRefused: `after` isn't a job's id.
         InputRefused: the limit or the state isn't allowed.
     """
-    if not 1 <= limit <= MAX_PAGE:
-        raise InputRefused(
-            f"limit is {limit}; give 1 to {MAX_PAGE}.", errors={"limit": f"must be 1 to {MAX_PAGE}"}
-        )
+    check_limit(limit)
     query: Document = {}
     if state is not None:
         query["state"] = known_state(state)
@@ -335,6 +332,18 @@ def known_state(state: JobState | str) -> JobState:
         raise InputRefused(
             f"state is {str(state)[:64]!r}; give one of {allowed}.", errors={"state": f"must be one of {allowed}"}
         ) from None
+
+
+def check_limit(limit: int) -> None:
+    """Refuses a page of a size that no list has.
+
+    Raises:
+        InputRefused: `limit` isn't between 1 and `MAX_PAGE`.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise InputRefused(
+            f"limit is {limit}; give 1 to {MAX_PAGE}.", errors={"limit": f"must be 1 to {MAX_PAGE}"}
+        )
 
 
 def checked_job_cursor(after: str) -> str:

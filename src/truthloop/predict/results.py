@@ -11,11 +11,12 @@ from pydantic import Field
 from truthloop.answers import Answer
 from truthloop.blobs import Blobs
 from truthloop.contours import ObjectOutline
-from truthloop.errors import Conflict, InputRefused, NotFound
+from truthloop.errors import Conflict, NotFound
 from truthloop.models.answer import ClassFraction, answer_of
 from truthloop.models.documents import Boxes, ClassMap, Label, Labels, ScoredBox
 from truthloop.predict.change import stored
 from truthloop.predict.documents import BATCHES, JOBS, RESULTS, Job, JobState
+from truthloop.predict.jobs import check_limit
 from truthloop.store.connection import Document, Store
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # MongoDB takes 16 MB, but a document that large slows down every read of its neighbours.
 MAX_STORED_BYTES = 1024 * 1024
-MAX_PAGE = 1000
 # How long one look into the change stream waits for something to come.
 AWAIT_MS = 1000
 
@@ -157,10 +157,7 @@ def batch_results(
     store: Store, blobs: Blobs, batch_id: str, *, limit: int = 100, after: str | None = None
 ) -> BatchResultPage:
     """A page of what a batch found, in the order of the images' ids; see `BatchVerbs.results`."""
-    if not 1 <= limit <= MAX_PAGE:
-        raise InputRefused(
-            f"limit is {limit}; give 1 to {MAX_PAGE}.", errors={"limit": f"must be 1 to {MAX_PAGE}"}
-        )
+    check_limit(limit)
     with store.errors():
         if store[BATCHES].find_one({"_id": batch_id}, {"_id": 1}) is None:
             raise NotFound(f"There is no batch {batch_id[:64]!r}.")
