@@ -122,7 +122,9 @@ function show(status) {
   element("not-in-metadata").hidden = status.not_in_metadata === 0;
   setText(
     "not-in-metadata",
-    `${number.format(status.not_in_metadata)} image ids stand in other collections and not in metadata; they are counted nowhere.`,
+    status.not_in_metadata === 1
+      ? "1 image id stands in other collections and not in metadata; it is counted nowhere."
+      : `${number.format(status.not_in_metadata)} image ids stand in other collections and not in metadata; they are counted nowhere.`,
   );
 }
 
