@@ -4,7 +4,8 @@
 PYTHON ?= python3
 # A folder of your own documents for `make up`; without it, made-up sample data.
 export DATA ?=
-PYTEST_ARGS ?= -n 2
+# Twice as many as a small machine has cores: the tests wait for servers and processes as long as they compute.
+PYTEST_ARGS ?= -n 4
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

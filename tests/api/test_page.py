@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from api.service import TOKEN
 
@@ -39,17 +39,24 @@ def complaints() -> list[str]:
     return []
 
 
-@pytest.fixture
-def page(chromium: str, complaints: list[str]) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
-        page = browser.new_page()
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, complaints: list[str]) -> Iterator[Page]:
+    """A page that shares nothing with those before it: cookies and what is kept are its own."""
+    with browser.new_context() as context:
+        page = context.new_page()
         page.set_default_timeout(DEADLINE_MS)
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if is_foreign(request.url) else None)
         yield page
-        browser.close()
 
 
 def is_foreign(url: str) -> bool:

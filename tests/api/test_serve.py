@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from api.service import DEADLINE_SECONDS, TOKEN, stream
+from api.service import DEADLINE_SECONDS, TOKEN, served, stream
 from truthloop.api.serve import check_reach, listen, serve
 from truthloop.errors import AlreadyRunning, SettingRefused
 
@@ -67,6 +67,8 @@ def test_on_loopback_any_token_will_do(host):
     check_reach(host, has_own_token=False)
 
 
-def test_serving_in_a_thread_leaves_signals_alone(address):
+def test_serving_in_a_thread_leaves_signals_alone(app):
     assert threading.current_thread() is threading.main_thread()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with served(app):
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.processes import Terminal, free_port
+from truthloop.store.connection import Store
 
 
 @pytest.fixture
@@ -16,9 +17,9 @@ def nowhere(tmp_path: Path) -> Terminal:
 
 
 @pytest.fixture
-def empty(server_home: Path) -> Terminal:
-    """A terminal with a database of its own, which no command has made yet, on the server of this run."""
-    return Terminal(server_home, TRUTHLOOP_DATABASE=f"test-{uuid.uuid4().hex[:12]}")
+def empty(store: Store) -> Terminal:
+    """A terminal with an empty database of its own on the server of this run."""
+    return Terminal(store.settings.home, TRUTHLOOP_DATABASE=store.settings.database)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cli.forks import Forks
+
 TIMEOUT_SECONDS = 120
+FORKS = Forks()
 
 
 class Terminal:
@@ -23,15 +26,7 @@ class Terminal:
 
     def run(self, *arguments: str | Path, **settings: str) -> "subprocess.CompletedProcess[str]":
         """One command, to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "truthloop", *map(str, arguments)],
-            env=self.environment | settings,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
+        return FORKS.run([*map(str, arguments)], self.environment | settings, timeout=TIMEOUT_SECONDS)
 
     def answer(self, *arguments: str | Path) -> str:
         """The output of a command that succeeds."""

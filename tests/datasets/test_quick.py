@@ -88,13 +88,13 @@ def agree(metadata, predictions, audits, annotations, without: bool) -> int:
     return len(odd_ones)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(metadata, *some, st.booleans())
 def test_it_decides_as_the_rule_does_whatever_others_wrote(metadata, predictions, audits, annotations, without):
     agree(metadata, predictions, audits, annotations, without)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(metadata, *usual, st.booleans())
 def test_it_decides_as_the_rule_does_in_bulk(metadata, predictions, audits, annotations, without):
     agree(metadata, predictions, audits, annotations, without)
@@ -150,7 +150,7 @@ full = (
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(metadata, *full, st.booleans())
 def test_it_decides_as_the_rule_does_whatever_else_documents_carry(
     metadata, predictions, audits, annotations, without
@@ -185,7 +185,7 @@ _audits_alike = of_images(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(_alike, _audits_alike, _drawn_alike, st.booleans())
 def test_documents_that_differ_in_one_bit_are_told_apart(predictions, audits, annotations, without):
     known = [{"image_id": each} for each in ("a", "b", "c", "é", "", "a\x00", "0123456789abcdef")]

@@ -342,6 +342,26 @@ def test_a_removed_folder_takes_its_server_along(home: Path) -> None:
             assert stored(use) == {2}
 
 
+def test_a_supervisor_that_finds_its_folder_gone_late_leaves_a_new_server_at_its_place_alone(home: Path) -> None:
+    with embedded.use(home, idle_seconds=LONG) as use:
+        old = embedded.inspect(home)
+        assert old.supervisor_pid is not None
+        os.kill(old.supervisor_pid, signal.SIGSTOP)  # a busy machine: it sees nothing of what comes next
+        gone = home.rename(home.with_name("gone"))
+        kill_mongod(gone)  # as it dies by itself, now and then, when it misses its folder
+        wait_for(lambda: not mongods_on(old.data), "mongod to die")
+        shutil.rmtree(gone)
+        with embedded.use(home, idle_seconds=LONG) as fresh:
+            now = embedded.inspect(home)
+            os.kill(old.supervisor_pid, signal.SIGCONT)
+            wait_for(lambda: not Path(f"/proc/{old.supervisor_pid}").exists(), "the old supervisor to leave")
+
+            write(fresh, 2)
+            assert stored(use) == {2}
+            assert mongods_on(old.data) == [now.mongod_pid]
+            assert (embedded.inspect(home).mongod_pid, embedded.inspect(home).restarts) == (now.mongod_pid, 0)
+
+
 def test_a_copied_folder_gets_a_server_of_its_own(home: Path) -> None:
     with embedded.use(home, idle_seconds=LONG) as use:
         write(use, 1)

@@ -52,6 +52,10 @@ MIN_FREE_BYTES = 32 * 2**20
 # once that much was written. MongoDB's default, 5% of the free disk, is up to 50 GB.
 OPLOG_MEGABYTES = 2048
 
+# A process that is killed in a transaction leaves it to the server, and nobody can change what it has written
+# until the server ends it. MongoDB's default is 60; ours (store/connection.py) end within 20.
+TRANSACTION_SECONDS = 30
+
 # A log with its predecessor is at most twice this, and what one look-round lets through.
 MAX_LOG_BYTES = 8 * 2**20
 
@@ -84,6 +88,10 @@ class StartFailed(Exception):
 
 class Stopped(Exception):
     """Somebody asks this process to end."""
+
+
+class FolderGone(Exception):
+    """The folder isn't at its path any more: what is there now, socket and data, is another supervisor's."""
 
 
 @dataclass(kw_only=True)
@@ -119,6 +127,12 @@ class Supervisor:
         except Stopped as asked:
             self._end("stopped", str(asked))
             return 0
+        except FolderGone:
+            # Mongod can't write a last checkpoint to a path that is gone; the journal has everything.
+            if self.mongod is not None:
+                self.mongod.kill()
+            self._end("stopped", "the folder was moved or removed")
+            return 0
         except StartFailed as failed:
             self._kill()
             self._fail(failed.facts)
@@ -143,7 +157,9 @@ class Supervisor:
 
         Raises:
             StartFailed: it ended before that.
+            FolderGone: the data aren't there any more.
         """
+        self._check_folder()
         free = free_bytes(self.files.data)
         if free < MIN_FREE_BYTES:
             raise StartFailed(kind="disk_full", free_bytes=free)
@@ -158,6 +174,7 @@ class Supervisor:
             self._spawn()
             if self._becomes_primary():
                 return
+            self._check_folder()
             assert self.mongod is not None
             in_use = b"DBPathInUse" in _read_from(self.files.log, self.log_offset)
             if not in_use or time.monotonic() > deadline:
@@ -192,6 +209,7 @@ class Supervisor:
         assert self.mongod is not None
         asked = False
         while self.mongod.poll() is None:
+            self._check_folder()
             primary = mongod_wire.is_writable_primary(self.socket, timeout_seconds=5)
             if primary:
                 return True
@@ -208,6 +226,13 @@ class Supervisor:
     def _ready(self) -> None:
         self._say("ready", "")
 
+    def _has_folder(self) -> bool:
+        return _same_file(self.files.supervisor_lock, self.lock)
+
+    def _check_folder(self) -> None:
+        if not self._has_folder():
+            raise FolderGone
+
     # -- watching ------------------------------------------------------------------------------------
 
     def _watch(self) -> tuple[State, str] | None:
@@ -218,15 +243,11 @@ class Supervisor:
         look_seconds = min(LOOK_SECONDS, self.idle_seconds / 4)
         while True:
             self._wait_for_signal(look_seconds)
+            # First, for mongod dies by itself when it misses its folder, and a new one may be at the path by now.
+            self._check_folder()
             if self.mongod.poll() is not None:
                 self._restart(f"mongod died ({_status_text(self.mongod.returncode)})")
                 return None
-            if not _same_file(self.files.supervisor_lock, self.lock):
-                # Mongod can't write a last checkpoint to a path that is gone; the journal has everything. And
-                # the socket's path may be a new server's by now: one that stops would remove it.
-                self.mongod.kill()
-                self.socket = Path()
-                return "stopped", "the folder was moved or removed"
             if not self.socket.exists():  # a session's runtime folder goes with the session
                 _log("the socket was removed")
                 self._stop_mongod()
@@ -304,7 +325,7 @@ class Supervisor:
         if self.mongod is not None:
             self.mongod.kill()
             self.mongod.wait()
-        if self.socket != Path():
+        if self.socket != Path() and self._has_folder():
             with suppress(OSError):
                 self.socket.unlink(missing_ok=True)
                 self.socket.parent.rmdir()
@@ -348,6 +369,7 @@ def mongod_options(files: Files, socket: Path, *, cache_gigabytes: float) -> lis
     """How mongod is started: a replica set of one that can be reached by one Unix socket and nothing else."""
     parameters = {
         "diagnosticDataCollectionEnabled": "false",  # up to 200 MB of figures for MongoDB's own support
+        "transactionLifetimeLimitSeconds": str(TRANSACTION_SECONDS),
     }
     return [
         *("--dbpath", str(files.data)),
