@@ -87,6 +87,57 @@ class BlobStoreContract:
 
         assert self.raw_keys(blobs) == []
 
+    def listed(self, blobs: Blobs, *, aside: bool = False) -> list[str]:
+        return [each.key for page in (blobs.files_aside() if aside else blobs.files()) for each in page]
+
+    def test_what_is_set_aside_is_out_of_use_and_can_still_be_read(self, blobs):
+        blobs.put(DATA)
+        blobs.set_aside(KEY)
+        blobs.set_aside(KEY)
+
+        assert not blobs.has(KEY)
+        assert blobs.get(KEY) == DATA
+        assert (self.listed(blobs), self.listed(blobs, aside=True)) == ([], [KEY])
+
+    def test_what_was_set_aside_is_put_back_or_forgotten(self, blobs):
+        blobs.put(DATA)
+        blobs.set_aside(KEY)
+        blobs.put_back(KEY)
+        blobs.put_back(KEY)
+        assert (self.listed(blobs), self.listed(blobs, aside=True)) == ([KEY], [])
+
+        blobs.set_aside(KEY)
+        blobs.forget(KEY)
+        blobs.forget(KEY)
+        assert self.raw_keys(blobs) == []
+
+    def test_what_is_stored_anew_beside_what_was_set_aside_stays_when_that_is_forgotten(self, blobs):
+        blobs.put(DATA)
+        blobs.set_aside(KEY)
+        blobs.put(DATA)
+        blobs.forget(KEY)
+
+        assert self.listed(blobs) == [KEY]
+
+    def test_a_file_s_time_is_when_it_was_stored_and_then_when_it_was_set_aside(self, blobs):
+        before = blobs.mark()
+        blobs.put(DATA)
+        ((stored,),) = blobs.files()
+        between = blobs.mark()
+        blobs.set_aside(KEY)
+        ((aside,),) = blobs.files_aside()
+
+        assert before <= stored.modified <= between <= aside.modified <= blobs.mark()
+        assert stored.size == aside.size == len(DATA)
+
+    def test_more_files_than_a_page_holds_are_all_listed(self, blobs):
+        keys = {blobs.put(b"%d" % number) for number in range(1200)}
+
+        pages = [*blobs.files()]
+
+        assert len(pages) > 1
+        assert {each.key for page in pages for each in page} == keys
+
     @pytest.mark.parametrize("key", HOSTILE_KEYS)
     def test_a_key_that_is_none_reaches_no_file(self, blobs, key):
         blobs.put(DATA)
@@ -95,6 +146,9 @@ class BlobStoreContract:
             blobs.get(key)
         assert not blobs.has(key)
         blobs.delete(key)
+        for verb in (blobs.set_aside, blobs.put_back, blobs.forget):
+            with pytest.raises(NotFound):
+                verb(key)
         assert not is_key(key)
         assert self.raw_keys(blobs) == [KEY]
 

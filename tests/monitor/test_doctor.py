@@ -1,14 +1,26 @@
+import os
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from predict.given import ENTRY, OTHER, TinyModel, loaded, queued, take_next, wait_until
+from truthloop.blobs import Blobs
 from truthloop.monitor import doctor, follow
 from truthloop.monitor.doctor import Finding, examine
 from truthloop.monitor.status import status
+from truthloop.monitor.unnamed_files import workspace_id
+from truthloop.predict import at_work, batches, claim, run
 from truthloop.settings import Settings
 from truthloop.store import lease as leases
 from truthloop.store.connection import Store
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """With files of its own: the tests of a run share a workspace folder."""
+    return settings.model_copy(update={"blobs": str(tmp_path / "blobs")})
 
 
 def findings(settings: Settings) -> dict[str, Finding]:
@@ -101,6 +113,13 @@ def test_a_model_s_entry_that_can_t_be_used_is_found(store: Store, settings: Set
     assert "mine.model.json isn't valid JSON" in found.text
 
 
+def test_a_folder_of_models_that_is_not_there_is_found(store: Store, settings: Settings, tmp_path: Path):
+    found = findings(settings.model_copy(update={"models": tmp_path / "gone"}))["models"]
+
+    assert found.level == "warning"
+    assert f"TRUTHLOOP_MODELS is {tmp_path / 'gone'}, which is no folder" in found.text
+
+
 def test_a_token_that_others_can_read_is_found(store: Store, settings: Settings):
     token = settings.home / "token"
     token.write_text("secret")
@@ -133,3 +152,159 @@ def test_a_service_whose_figures_stand_still_is_found(store: Store, monkeypatch:
 
     assert found.level == "failure"
     assert "truthloop up --detach" in found.text
+
+
+def blobs_of(store: Store) -> Blobs:
+    return Blobs.open(store.settings, owner=lambda: workspace_id(store))
+
+
+def left_over(store: Store, data: bytes) -> str:
+    """A file that nobody has named for two days."""
+    key = blobs_of(store).put(data)
+    then = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+    os.utime(Path(store.settings.blobs or "") / key[:2] / key[2:4] / key, (then, then))
+    return key
+
+
+def test_files_that_nobody_names_are_counted_with_the_command_that_removes_them(store: Store):
+    left_over(store, bytes(1_500_000))
+
+    found = findings(store.settings)["files"]
+
+    assert found.level == "warning"
+    assert "named by no document: 1 (1.50 MB)" in found.text
+    assert "truthloop doctor --remove-unnamed-files" in found.mend
+    assert found.figures["unnamed_bytes"] == 1_500_000
+
+
+def test_the_doctor_removes_them_only_when_told_to(store: Store):
+    key = left_over(store, b"nobody's")
+    findings(store.settings)
+    assert blobs_of(store).has(key)
+
+    (found,) = [each for each in examine(store.settings, remove_unnamed_files=True) if each.name == "files"]
+
+    assert not blobs_of(store).has(key)
+    assert (found.level, found.mend) == ("ok", "")
+    assert findings(store.settings)["files"].figures["set_aside"] == 1
+
+
+def test_files_of_two_workspaces_in_one_place_are_told_of(store: Store):
+    Blobs.open(store.settings, owner=lambda: "another").put(b"another's")
+
+    found = findings(store.settings)["files"]
+
+    assert found.level == "warning"
+    assert "TRUTHLOOP_BLOBS" in found.mend
+
+
+def test_a_blob_store_that_can_t_be_used_is_a_failure_and_the_rest_is_looked_at(store: Store, tmp_path: Path):
+    (tmp_path / "file").write_text("a file in its place")
+
+    found = findings(store.settings.model_copy(update={"blobs": str(tmp_path / "file" / "blobs")}))
+
+    assert found["files"].level == "failure"
+    assert found["figures"].level == "ok"
+
+
+def test_jobs_that_wait_without_any_worker_are_told_of_with_what_to_start(store: Store):
+    queued(store)
+    queued(store)
+
+    found = findings(store.settings)
+
+    assert found["workers"].level == "warning"
+    assert "none was at work in the last day; what waits for one: jobs: 2" in found["workers"].text
+    assert "truthloop worker" in found["workers"].mend
+    assert found["jobs"].figures["waiting"] == 2
+
+
+def test_without_jobs_no_worker_is_missed(store: Store):
+    assert findings(store.settings)["workers"].level == "ok"
+
+
+def test_since_when_the_first_job_waits_is_told(store: Store):
+    first = queued(store)
+    queued(store)
+    long_ago = datetime.now(UTC) - timedelta(minutes=10)
+    store["truthloop.jobs"].update_one({"_id": first.id}, {"$set": {"queued_at": long_ago}})
+
+    found = findings(store.settings)["jobs"]
+
+    assert found.text == "waiting: 2, the first for 10 min"
+    assert 600 <= found.figures["waiting_seconds"] < 660
+
+
+def test_a_worker_leaves_its_trace_and_says_when_it_ends(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "catalogue_models", lambda _: loaded(TinyModel()))
+    stop = threading.Event()
+    worker = threading.Thread(target=run.run_worker, args=(store, blobs_of(store), stop))
+    worker.start()
+    try:
+        wait_until(lambda: findings(store.settings)["workers"].figures["at_work"] == 1)
+        assert f"worker {os.getpid()} on " in findings(store.settings)["workers"].text
+    finally:
+        stop.set()
+        worker.join()
+
+    assert "none is at work; the last sign of one is from" in findings(store.settings)["workers"].text
+
+
+def test_a_worker_that_was_killed_is_missed_when_it_has_been_silent_for_a_while(store: Store):
+    with at_work.traced(store, None) as leave_trace:
+        leave_trace()
+        queued(store)
+        assert findings(store.settings)["workers"].level == "ok"
+        silent = datetime.now(UTC) - timedelta(seconds=at_work.SILENT_SECONDS + 60)
+        store[at_work.COLLECTION].update_one({}, {"$set": {"seen": silent}})
+
+        assert findings(store.settings)["workers"].level == "warning"
+
+
+def test_jobs_of_a_model_that_no_worker_takes_are_told_of(store: Store):
+    queued(store, ENTRY)
+    queued(store, OTHER)
+    with at_work.traced(store, ["tiny"]) as leave_trace:
+        leave_trace()
+        found = findings(store.settings)
+
+    assert found["workers"].level == "ok"
+    assert "waiting for other: 1" in found["jobs"].text
+    assert "truthloop worker --models other" in found["jobs"].mend
+
+
+def test_jobs_that_were_put_back_are_told_of_with_the_reason(store: Store):
+    queued(store)
+    taken = take_next(store, worker="w")
+    assert taken is not None
+    claim.put_back(store, taken.token, taken.jobs, error="The blob store is away.", unavailable=True)
+
+    found = findings(store.settings)["jobs"]
+
+    assert found.level == "warning"
+    assert "put back: 1, the newest because: The blob store is away." in found.text
+
+
+def test_jobs_whose_worker_is_gone_are_told_of(store: Store):
+    queued(store)
+    assert take_next(store, worker="w") is not None
+    lapsed = datetime.now(UTC) - timedelta(minutes=1)
+    store["truthloop.jobs"].update_one({}, {"$set": {"lease.expires_at": lapsed}})
+
+    found = findings(store.settings)
+
+    assert "without a sign of life from the worker: 1" in found["jobs"].text
+    assert found["workers"].level == "warning"
+
+
+def test_a_batch_that_does_not_get_on_is_told_of_with_the_reason(store: Store):
+    store["metadata"].insert_one({"image_id": "a"})
+    batch = batches.create(store, entry=ENTRY, image_ids=["a"])
+    assert findings(store.settings)["batches"].level == "ok"
+    store["truthloop.batches"].update_one({"_id": batch.id}, {"$set": {"error": "The blob store is away."}})
+
+    found = findings(store.settings)["batches"]
+
+    assert found.level == "warning"
+    assert batch.id in found.text
+    assert found.text.endswith("The blob store is away.")

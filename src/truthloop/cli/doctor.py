@@ -1,12 +1,12 @@
 """`truthloop doctor`."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from truthloop.cli.options import Debug, Json
-from truthloop.cli.screen import console, waiting, write_json
+from truthloop.cli.screen import console, spinning, write_json
 
 if TYPE_CHECKING:
     from truthloop.monitor.doctor import Finding
@@ -15,13 +15,24 @@ NAME_WIDTH = len("bbox.human_annotation")  # the longest name of a finding
 COLORS = {"ok": "green", "warning": "yellow", "failure": "red"}
 
 
-def examine(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
-    """Check the installation and the data; says what it found and how to mend it.
+def examine(
+    remove_unnamed_files: Annotated[
+        bool,
+        typer.Option(
+            "--remove-unnamed-files",
+            help="Set aside the files that no document has named for a day; those that were set aside a day ago "
+            "are removed for good.",
+        ),
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Check the installation and the data, and how jobs get on; says what it found and how to mend it.
 
     Exit code 1 if something fails. Goes on as far as it can where the workspace or MongoDB is broken.
     """
     findings = []
-    for finding in _findings():
+    for finding in _findings(remove_unnamed_files=remove_unnamed_files):
         findings.append(finding)
         if not as_json:
             _show(finding)
@@ -32,7 +43,7 @@ def examine(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG00
         raise typer.Exit(1)
 
 
-def _findings() -> "Iterator[Finding]":
+def _findings(*, remove_unnamed_files: bool) -> "Iterator[Finding]":
     from truthloop.errors import SettingRefused
     from truthloop.monitor.doctor import Finding, examine
     from truthloop.settings import load_settings
@@ -42,9 +53,11 @@ def _findings() -> "Iterator[Finding]":
     except SettingRefused as error:
         yield Finding(level="failure", name="settings", text=str(error))
         return
-    findings = examine(settings)
+    said: list[Callable[[str], None]] = []  # what shows how far it is, on the screen as it is now
+    findings = examine(settings, remove_unnamed_files=remove_unnamed_files, progress=lambda text: said[-1](text))
     while True:
-        with waiting("Looking ..."):
+        with spinning("Looking ...") as show:
+            said[:] = [show]
             finding = next(findings, None)
         if finding is None:
             return

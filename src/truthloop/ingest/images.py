@@ -1,7 +1,8 @@
 """Images: a file becomes a blob and an entry in `metadata`, each of them once."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ from pymongo.errors import BulkWriteError
 
 from truthloop.answers import Answer
 from truthloop.blobs import Blobs, is_key
-from truthloop.errors import ImageRefused, NotFound
+from truthloop.errors import ImageRefused, NotFound, StorageUnavailable
 from truthloop.events.record import NewEvent, record_all
 from truthloop.ingest.documents import ID_SUBTYPE, prepare
 from truthloop.ingest.image_file import check
@@ -30,6 +31,11 @@ METADATA = "metadata"
 # A file's name is for people; what a file system allows, and not more.
 MAX_NAME = 255
 _UNKNOWN = "application/octet-stream"
+_NO_PIXELS = (
+    "has no pixels here: only its documents were loaded. Bring files with `truthloop ingest FOLDER`; one whose "
+    "SHA-256 is the image's id becomes its file, any other a new image."
+)
+_NO_SUCH_IMAGE = "No image has this id. `truthloop images` lists the ids."
 _DUPLICATE_KEY, _VALIDATION_FAILED = 11000, 121
 
 
@@ -46,15 +52,12 @@ class StoredImage:
     captured_at: float | None = None  # seconds since 1970
 
 
-class IngestedImage(Answer):
+class ImageFacts(Answer):
     """An image of the workspace."""
 
     image_id: str = Field(
         description="SHA-256 of the file as it was received.",
         examples=["9d5e3ecf4ba1e6c8b1dbb0a4d1d8f2b5c0f9f7f2f6d2b7b4a1f0a6d3c2e1b0f9"],
-    )
-    state: Literal["new", "already_there"] = Field(
-        description="Whether this request brought it, or it was in the workspace before.", examples=["new"]
     )
     width: int = Field(ge=1, description="Pixels, of the upright image.", examples=[512])
     height: int = Field(ge=1, description="Pixels, of the upright image.", examples=[600])
@@ -64,6 +67,14 @@ class IngestedImage(Answer):
         examples=[1681533506.925],
     )
     source: str | None = Field(description="The name under which it came first.", examples=["hopper.jpg"])
+
+
+class IngestedImage(ImageFacts):
+    """An image that was sent to the workspace."""
+
+    state: Literal["new", "already_there"] = Field(
+        description="Whether this request brought it, or it was in the workspace before.", examples=["new"]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ def ingest_image(entrance: "Entrance", blobs: Blobs, data: bytes, *, name: str |
         raise ImageRefused(f"The collection metadata refuses the image: {error}.") from error
     if not is_new:  # somebody else was quicker by a moment
         known = known_image(store, blobs, image_id)
-    return known or _answer(image, new.source, "new" if is_new else "already_there")
+    return known or _ingested(image, new.source, "new" if is_new else "already_there")
 
 
 def known_image(store: Store, blobs: Blobs, image_id: str) -> IngestedImage | None:
@@ -150,7 +161,7 @@ def known_image(store: Store, blobs: Blobs, image_id: str) -> IngestedImage | No
     image = _stored(document)
     if document is None or image is None or not (blobs.has(image.blob) and blobs.has(image.original)):
         return None
-    return _answer(image, document.get("source"), "already_there")
+    return _ingested(image, document.get("source"), "already_there")
 
 
 def find_image(store: Store, image_id: str) -> StoredImage:
@@ -173,15 +184,15 @@ def find_images(store: Store, image_ids: Sequence[str]) -> dict[str, StoredImage
     """As `find_image` for many at once, which reads them together.
 
     Returns:
-        By id: where the pixels are, or why there are none.
+        By id: where the pixels are, or why there are none, in words that don't name the id.
     """
     query = {"image_id": {"$in": [*image_ids]}}
-    found: dict[str, StoredImage | str] = {image_id: str(_no_image(image_id)) for image_id in image_ids}
+    found: dict[str, StoredImage | str] = dict.fromkeys(image_ids, _NO_SUCH_IMAGE)
     with store.errors():
         for document in store[METADATA].find(query, {"_id": 0}):
             image_id = document["image_id"]
             if not isinstance(found.get(image_id), StoredImage):
-                found[image_id] = _stored(document) or _no_pixels(image_id)
+                found[image_id] = _stored(document) or f"The image {_NO_PIXELS}"
     return found
 
 
@@ -192,22 +203,33 @@ def image_bytes(store: Store, blobs: Blobs, image_id: str, *, original: bool = F
         NotFound: no image has this id, or it has no pixels here.
         ImageRefused: what stands there is no image.
     """
-    image = _findable(store, image_id)
+    image = _findable(store, blobs, image_id)
     key = image.original if original else image.blob
     data = blobs.get(key)
     return ImageBytes(data, key, media_type_of(data))
 
 
-def stored_key(store: Store, image_id: str) -> str:
+def stored_key(store: Store, blobs: Blobs, image_id: str) -> str:
     """The key of an image's upright file.
 
     Raises:
         NotFound: no image has this id, or it has no pixels here.
     """
-    return _findable(store, image_id).blob
+    return _findable(store, blobs, image_id).blob
 
 
-def image_of(store: Store, image_id: str) -> IngestedImage:
+def named_by_images(store: Store, keys: Collection[str]) -> set[str]:
+    """Those of the keys of blobs under which an image's file lies, upright or as it was received."""
+    which = {"$in": [*keys]}
+    with store.errors():
+        return {
+            *store[METADATA].distinct("image_id", {"image_id": which}),
+            # With the type, since the index holds texts alone: documents that were loaded have no file.
+            *store[METADATA].distinct("blob", {"blob": {**which, "$type": "string"}}),
+        }
+
+
+def image_of(store: Store, blobs: Blobs, image_id: str) -> ImageFacts:
     """What is known of an image with pixels.
 
     Raises:
@@ -216,9 +238,9 @@ def image_of(store: Store, image_id: str) -> IngestedImage:
     document = _with_pixels(store, image_id)
     image = _stored(document)
     if document is None or image is None:
-        image = _findable(store, image_id)
+        image = _findable(store, blobs, image_id)
         document = {}
-    return _answer(image, document.get("source"), "already_there")
+    return ImageFacts(**_facts(image, document.get("source")))
 
 
 def record_images(store: Store, images: Sequence[NewImage]) -> list[bool]:
@@ -351,24 +373,35 @@ def _stored(document: Mapping[str, Any] | None) -> StoredImage | None:
     )
 
 
-def _findable(store: Store, image_id: str) -> StoredImage:
+def _findable(store: Store, blobs: Blobs, image_id: str) -> StoredImage:
     """As `find_image`, for those who ask for the file itself: what isn't here is not found."""
     try:
         return find_image(store, image_id)
     except ImageRefused as error:
         raise NotFound(str(error)) from None
+    except NotFound:
+        with suppress(StorageUnavailable):
+            if is_key(image_id) and blobs.has(image_id):
+                raise NotFound(
+                    f"The file {image_id} came with an inference job and is no image of the workspace; the job's "
+                    "picture shows it. Send it to POST /api/v1/images, or ingest it, to have it as one."
+                ) from None
+        raise
 
 
-def _answer(image: StoredImage, source: object, state: Literal["new", "already_there"]) -> IngestedImage:
-    return IngestedImage(
-        image_id=image.image_id,
-        state=state,
-        width=image.width,
-        height=image.height,
-        media_type=image.media_type,
-        capture_timestamp=image.captured_at,
-        source=source if isinstance(source, str) else None,
-    )
+def _ingested(image: StoredImage, source: object, state: Literal["new", "already_there"]) -> IngestedImage:
+    return IngestedImage(**_facts(image, source), state=state)
+
+
+def _facts(image: StoredImage, source: object) -> dict[str, Any]:
+    return {
+        "image_id": image.image_id,
+        "width": image.width,
+        "height": image.height,
+        "media_type": image.media_type,
+        "capture_timestamp": image.captured_at,
+        "source": source if isinstance(source, str) else None,
+    }
 
 
 def _no_image(image_id: str) -> NotFound:
@@ -376,7 +409,4 @@ def _no_image(image_id: str) -> NotFound:
 
 
 def _no_pixels(image_id: str) -> str:
-    return (
-        f"The image {image_id[:100]!r} has no pixels here: only its documents were loaded. Bring its file with "
-        "`truthloop ingest PATH`; its id there is the SHA-256 of the file."
-    )
+    return f"The image {image_id[:100]!r} {_NO_PIXELS}"

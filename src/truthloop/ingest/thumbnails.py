@@ -20,13 +20,18 @@ Size: TypeAlias = Literal[128, 256, 512]
 SIZES: tuple[int, ...] = get_args(Size)
 MEDIA_TYPE = "image/webp"
 _QUALITY = 80
+# How large the cache may become: some 100,000 thumbnails. Each of its 256 folders holds as much as any other, as
+# they are named by hashes, so a folder is kept small by itself, at a cost that doesn't grow with the cache.
+MAX_CACHE_BYTES = 1024**3
+_FOLDERS = 256
 
 
 def thumbnail(store: Store, blobs: Blobs, image_id: str, size: Size) -> ImageBytes:
     """A WebP of the upright image, whose longer side has `size` pixels, or fewer where the image has fewer.
 
     Args:
-        store: the workspace; its folder holds the cache, `thumbnails`, which may be removed at any time.
+        store: the workspace; its folder holds the cache, `thumbnails`, which may be removed at any time. What was
+            not asked for the longest goes when it becomes too large.
         blobs: its blob store.
         image_id: the image.
         size: of the longer side.
@@ -40,16 +45,20 @@ def thumbnail(store: Store, blobs: Blobs, image_id: str, size: Size) -> ImageByt
         StorageUnavailable: the blob store doesn't answer.
     """
     # Named by the content, so that a thumbnail is never out of date.
-    key, settings = stored_key(store, image_id), store.settings
+    key, settings = stored_key(store, blobs, image_id), store.settings
     path = settings.home / "thumbnails" / key[:2] / f"{key}-{size}.webp"
     try:
-        return ImageBytes(path.read_bytes(), key, MEDIA_TYPE)
+        kept = path.read_bytes()
+        with contextlib.suppress(OSError):
+            os.utime(path)  # it was of use just now
+        return ImageBytes(kept, key, MEDIA_TYPE)
     except OSError:
         pass
     data = blobs.get(key)
     encoded = _encoded(decode_small(data, side=size, max_pixels=settings.max_image_pixels), size)
     with contextlib.suppress(OSError):  # without the cache it works as well, only slower
         _write(path, encoded)
+        _keep_small(path.parent, MAX_CACHE_BYTES // _FOLDERS)
     return ImageBytes(encoded, key, MEDIA_TYPE)
 
 
@@ -67,6 +76,20 @@ def _encoded(pixels: "Pixels", size: int) -> bytes:
     if not done:
         raise ImageRefused("No thumbnail can be made of the image.")
     return bytes(encoded.tobytes())
+
+
+def _keep_small(folder: Path, max_bytes: int) -> None:
+    """Removes files of a folder, those first that weren't used for the longest, until the others have room."""
+    with os.scandir(folder) as entries:
+        found = [(each.stat(), each.path) for each in entries]
+    size = sum(stat.st_size for stat, _ in found)
+    if size <= max_bytes:
+        return
+    for stat, path in sorted(found, key=lambda each: each[0].st_mtime):
+        Path(path).unlink(missing_ok=True)
+        size -= stat.st_size
+        if size <= max_bytes:
+            return
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -5,9 +5,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-from truthloop.answers import Answer
 from truthloop.datasets.build import COLLECTION as DATASETS
 from truthloop.datasets.build import DATASET, current_uuid, settle_stopped
 from truthloop.errors import TruthloopError
@@ -15,7 +15,10 @@ from truthloop.events.kafka import Cluster, own_topics
 from truthloop.events.relay import waiting
 from truthloop.ingest.load import interrupted_loads
 from truthloop.monitor import follow
+from truthloop.monitor.doctor_files import files
+from truthloop.monitor.doctor_jobs import queue
 from truthloop.monitor.figures import Figures
+from truthloop.monitor.finding import Finding as Finding
 from truthloop.monitor.read import COLLECTION as IMAGE_STATES
 from truthloop.monitor.read import MAX_ID_BYTES, read_states, read_written
 from truthloop.monitor.recount import SOURCE_FIELDS, ranges
@@ -38,17 +41,18 @@ COUNTED_EVENTS = 10_000
 ATTEMPTS = 3
 
 
-class Finding(Answer):
-    """One thing that was looked at."""
-
-    level: Literal["ok", "warning", "failure"]
-    name: str
-    text: str
-    mend: str = ""
-
-
-def examine(settings: Settings) -> Iterator[Finding]:
+def examine(
+    settings: Settings,
+    *,
+    remove_unnamed_files: bool = False,
+    progress: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+) -> Iterator[Finding]:
     """Looks at everything, the installation first; goes on as far as it can when something is broken.
+
+    Args:
+        settings: of the workspace.
+        remove_unnamed_files: whether files that no document names are set aside, and removed for good a day later.
+        progress: called with what it is at, where that takes long.
 
     Yields:
         Each finding as soon as it's there, since proving the figures of a large workspace takes a while.
@@ -70,7 +74,12 @@ def examine(settings: Settings) -> Iterator[Finding]:
         with store.errors():
             version = store.client.server_info()["version"]
         yield Finding(level="ok", name="MongoDB", text=f"{server} answers, version {version}")
-        for name, look in _DATA.items():
+        looks: Mapping[str, Callable[[Store], Iterator[Finding]]] = {
+            **_DATA,
+            # Last, since all files are looked at, too.
+            "files": partial(files, remove=remove_unnamed_files, progress=progress),
+        }
+        for name, look in looks.items():
             try:
                 yield from look(store)
             except TruthloopError as error:
@@ -153,12 +162,13 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         level="ok",
         name="Kafka",
         text=f"{settings.kafka_bootstrap_servers} answers, brokers: {len(cluster.brokers)}, topics of ours: "
-        f"{', '.join(topics) or 'none yet'}",
+        f"{', '.join(topics) or 'none yet'}; it wakes the workers",
     )
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
     from truthloop.models.catalogue import Catalogue
+    from truthloop.models.files import missing_folder
 
     mend = "Correct the file, add the model again with `truthloop models add`, or remove it."
     try:
@@ -168,6 +178,8 @@ def _models(settings: Settings) -> Iterator[Finding]:
         return
     for bad in unusable:
         yield Finding(level="warning", name="models", text=str(bad.reason), mend=mend)
+    if (missing := missing_folder(settings)) is not None:
+        yield Finding(level="warning", name="models", text=missing, mend="As the text says.")
 
 
 def _indexes(store: Store) -> Iterator[Finding]:
@@ -358,5 +370,6 @@ _DATA: Mapping[str, Callable[[Store], Iterator[Finding]]] = {
     "loads": _loads,
     "datasets": _datasets,
     "relay": _relay,
+    "queue": queue,
     "figures": _figures,
 }

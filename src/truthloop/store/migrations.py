@@ -70,6 +70,7 @@ def prepare_sources(database: Database[Document]) -> None:
         )
     for name, keys in SOURCE_INDEXES.items():
         database[name].create_indexes([IndexModel([(key, 1) for key in keys])])
+    _index_files(database)
 
 
 # Each covers what the status needs of its collection, so that no document is fetched for it.
@@ -216,6 +217,37 @@ def _make_relay_positions(database: Database[Document]) -> None:
     )
 
 
+def _make_file_names(database: Database[Document]) -> None:
+    """The ways from a file to the documents that name it, so that files are found that nobody names any more.
+
+    Also the trace that workers leave, and the way to the tasks of the outline service that have had their time.
+    """
+    _index_files(database)
+    database["truthloop.jobs"].create_indexes(
+        [
+            # Not partial: so of a million jobs with one image a single entry is looked at.
+            IndexModel([("image_id", 1)]),
+            IndexModel([("image.blob", 1)]),
+            IndexModel([("created_at", 1)], name="outlines", partialFilterExpression={"source": "outline"}),
+        ]
+    )
+    database["truthloop.results"].create_indexes(
+        [IndexModel([("blob", 1)], partialFilterExpression={"blob": {"$type": "string"}})]
+    )
+    _create(
+        database,
+        "truthloop.workers",
+        required={"_id": {"bsonType": "string"}, "name": {"bsonType": "string"}, "seen": {"bsonType": "date"}},
+    )
+    database["truthloop.workers"].create_indexes([IndexModel([("seen", 1)], expireAfterSeconds=86_400)])
+
+
+def _index_files(database: Database[Document]) -> None:
+    database["metadata"].create_indexes(
+        [IndexModel([("blob", 1)], partialFilterExpression={"blob": {"$type": "string"}})]
+    )
+
+
 STEPS: tuple[Callable[[Database[Document]], None], ...] = (
     prepare_sources,
     _make_own,
@@ -224,6 +256,7 @@ STEPS: tuple[Callable[[Database[Document]], None], ...] = (
     _make_jobs,
     _make_idempotency_keys,
     _make_relay_positions,
+    _make_file_names,
 )
 
 
