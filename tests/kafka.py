@@ -1,27 +1,36 @@
 """A real Kafka for the tests: one broker in KRaft mode, from the jars in TRUTHLOOP_TEST_KAFKA_CLASSPATH.
 
+At a desk without it, librdkafka's mock cluster, and what that can't do is skipped with the reason.
+
 `.ci/kafka FOLDER` fetches them. The broker's data live as long as the object, so that it can be stopped, killed
 and started again.
 """
 
 import base64
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from cli.processes import free_port
 
 CLASSPATH = "TRUTHLOOP_TEST_KAFKA_CLASSPATH"
-DEADLINE_SECONDS = 60.0
+HOW = "set it to a folder of Kafka's jars (`.ci/kafka FOLDER`), with java on PATH"
+DEADLINE_SECONDS = 120.0  # on a machine that is busy with other tests, Kafka alone takes 15 s to start
 USER, PASSWORD = "relay", "only-for-tests"
 # Small and quick to start; what these tests send fits many times.
 JAVA = (
@@ -33,17 +42,24 @@ JAVA = (
 )
 
 
+def needs_real_kafka() -> NoReturn:
+    """Skips a test that the mock cluster is not enough for."""
+    pytest.skip(f"needs a real Kafka, and {CLASSPATH} isn't set; {HOW}")
+
+
 def classpath() -> str:
-    """The jars; the test is skipped where there are none, except in CI."""
+    """The jars; the test is skipped where nobody names any, except in CI."""
     folder = os.environ.get(CLASSPATH, "")
     if folder and list(Path(folder).glob("kafka_*.jar")) and shutil.which("java"):
         return f"{folder}/*"
-    reason = (
-        f"{CLASSPATH} is {folder!r}; set it to a folder of Kafka's jars (`.ci/kafka FOLDER`), with java on PATH"
-    )
     if folder or os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(f"needs Kafka: {reason}")
+        pytest.fail(f"{CLASSPATH} is {folder!r}; {HOW}")
+    needs_real_kafka()
+
+
+def a_cluster() -> "Kafka":
+    """A real broker, else the mock cluster; in CI only the real one will do."""
+    return Kafka() if os.environ.get(CLASSPATH) or os.environ.get("CI") else Mock()
 
 
 class Kafka:
@@ -55,7 +71,7 @@ class Kafka:
         port, secured, control = free_port(), free_port(), free_port()
         self.servers = f"127.0.0.1:{port}"
         self.secured = f"127.0.0.1:{secured}"  # by TLS, for a user with a password
-        self.certificate = self._make_certificate()
+        self.certificate = self._folder / "certificate.pem"
         self._settings = self._folder / "server.properties"
         self._settings.write_text(
             "process.roles=broker,controller\n"
@@ -83,31 +99,48 @@ class Kafka:
             "broker.heartbeat.interval.ms=500\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
-        self._format()
+        self._reader: Consumer | None = None
+        self._found: dict[str, list[Message]] = {}
+        # Each starts a Java of its own.
+        with ThreadPoolExecutor() as pool:
+            for made in [pool.submit(self._format), pool.submit(self._make_certificate)]:
+                made.result()
 
     def _format(self) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self.run("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(self._settings))
+        """Makes the folder of a cluster without anything in it, from which others are copied."""
+        self.run("kafka.tools.StorageTool", "format", f"--cluster-id={_cluster_id()}", "-c", str(self._settings))
+        shutil.copytree(self._folder / "data", self._folder / "empty")
+
+    def needs_all(self) -> None:
+        """For tests of what the mock cluster can't do: here they run."""
 
     def make_anew(self) -> None:
         """Another cluster under the same address, with nothing in it; stopped."""
+        self._forget()
         self.stop(signal.SIGKILL)
         shutil.rmtree(self._folder / "data")
-        self._format()
+        shutil.copytree(self._folder / "empty", self._folder / "data")
+        told = self._folder / "data" / "meta.properties"
+        told.write_text(re.sub(r"(?m)^cluster\.id=.*$", f"cluster.id={_cluster_id()}", told.read_text()))
 
-    def _make_certificate(self) -> Path:
+    def _make_certificate(self) -> None:
         """The broker's key, and its certificate as clients need it."""
-        made = self._folder / "certificate.pem"
         store = ("-keystore", str(self._folder / "keys"), "-storepass", PASSWORD, "-alias", "broker")
         name = ("-dname", "CN=localhost", "-ext", "SAN=IP:127.0.0.1", "-keyalg", "EC", "-validity", "2")
-        for command in (("-genkeypair", *store, *name), ("-exportcert", *store, "-rfc", "-file", str(made))):
+        for command in (
+            ("-genkeypair", *store, *name),
+            ("-exportcert", *store, "-rfc", "-file", str(self.certificate)),
+        ):
             subprocess.run(["keytool", *command], check=True, capture_output=True, timeout=60)
-        return made
 
     def run(self, program: str, *arguments: str) -> str:
         """One of Kafka's own programs, to its end: what it prints."""
         done = subprocess.run(
-            [*JAVA, "-cp", self._classpath, program, *arguments], capture_output=True, text=True, timeout=60
+            [*JAVA, "-cp", self._classpath, program, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -140,6 +173,7 @@ class Kafka:
 
     def remove(self) -> None:
         """Ends it and removes its data."""
+        self._forget()
         if self.process is not None and self.process.poll() is None:
             self.stop(signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -147,12 +181,25 @@ class Kafka:
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
+    def make_topic(self, topic: str) -> None:
+        """Makes a topic as the relay does, and waits until it can be written to; it may be there already."""
+        admin = self.admin()
+        with suppress(KafkaException):
+            admin.create_topics([NewTopic(topic, num_partitions=6)])[topic].result(DEADLINE_SECONDS)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while topic not in (known := admin.list_topics(timeout=10).topics) or any(
+            partition.leader < 0 for partition in known[topic].partitions.values()
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def clear(self) -> None:
         """Deletes all topics of ours, and waits until they are gone."""
         admin = self.admin()
         topics = [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith("truthloop.")]
         if not topics:
             return
+        self._forget()
         for done in admin.delete_topics(topics).values():
             done.result(DEADLINE_SECONDS)
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -162,30 +209,102 @@ class Kafka:
 
     def messages(self, topic: str) -> list[Message]:
         """All that a topic holds now, each partition in its order."""
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.servers,
-                "group.id": uuid.uuid4().hex,
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "log_level": 0,
-            }
+        if self._reader is None:
+            self._reader = Consumer(
+                {
+                    "bootstrap.servers": self.servers,
+                    "group.id": uuid.uuid4().hex,
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": True,
+                    "fetch.wait.max.ms": 20,
+                    "reconnect.backoff.max.ms": 200,
+                    "log_level": 0,
+                }
+            )
+        known = self._reader.list_topics(timeout=DEADLINE_SECONDS).topics
+        if topic not in known:
+            return []
+        found = self._found.setdefault(topic, [])  # what it held before is not read again
+        ends = {message.partition(): message.offset() + 1 for message in found}
+        left = set(known[topic].partitions)
+        self._reader.assign([TopicPartition(topic, partition, ends.get(partition, 0)) for partition in left])
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while left:
+            assert time.monotonic() < deadline, "Kafka doesn't come to an end"
+            message = self._reader.poll(0.5)
+            if message is not None and message.error() is None:
+                found.append(message)
+            elif message is not None and message.error().code() == KafkaError._PARTITION_EOF:
+                left.discard(message.partition())
+        self._reader.unassign()
+        return list(found)
+
+    def _forget(self) -> None:
+        """What is there now has nothing to do with what was read before."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader, self._found = None, {}
+
+
+class Mock(Kafka):
+    """The cluster that librdkafka has for tests, in a process of its own: it speaks Kafka's protocol over TCP.
+
+    It can't make or delete topics when asked to, be killed and come back, or ask for TLS and a password; nor do
+    Kafka's own programs work with it. Tests of these are skipped.
+    """
+
+    PROGRAM = """
+import sys
+from confluent_kafka import Producer
+cluster = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+[broker] = cluster.list_topics(timeout=30).brokers.values()
+print(f"{broker.host}:{broker.port}", flush=True)
+sys.stdin.read()
+"""
+
+    def __init__(self) -> None:
+        self._reader, self._found = None, {}
+
+    def start(self) -> None:
+        """Starts it, with the topics that the relay would make."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        found: list[Message] = []
-        try:
-            known = consumer.list_topics(timeout=10).topics
-            if topic not in known:
-                return []
-            left = set(known[topic].partitions)
-            consumer.assign([TopicPartition(topic, partition, 0) for partition in left])
-            deadline = time.monotonic() + DEADLINE_SECONDS
-            while left:
-                assert time.monotonic() < deadline, "Kafka doesn't come to an end"
-                for message in consumer.consume(10_000, timeout=0.2):
-                    if message.error() is None:
-                        found.append(message)
-                    elif message.error().code() == KafkaError._PARTITION_EOF:
-                        left.discard(message.partition())
-        finally:
-            consumer.close()
-        return found
+        assert self._process.stdout is not None
+        self.servers = self._process.stdout.readline().strip()
+        for entity in ("batch", "dataset", "documents", "image", "job"):
+            self.make_topic(f"truthloop.{entity}")
+
+    def make_topic(self, topic: str) -> None:
+        """Makes a topic by asking for it."""
+        Producer({"bootstrap.servers": self.servers, "log_level": 0}).list_topics(topic, timeout=DEADLINE_SECONDS)
+
+    def remove(self) -> None:
+        """Ends it."""
+        self._forget()
+        self._process.communicate()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        needs_real_kafka()
+
+    def needs_all(self) -> None:
+        """Skips the test."""
+        needs_real_kafka()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        needs_real_kafka()
+
+    def make_anew(self) -> None:
+        needs_real_kafka()
+
+    def clear(self) -> None:
+        needs_real_kafka()
+
+    def run(self, program: str, *arguments: str) -> str:
+        needs_real_kafka()
+
+
+def _cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")

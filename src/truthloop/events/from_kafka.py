@@ -1,5 +1,6 @@
 """Reading the events back from Kafka, where the relay has taken them; needs no MongoDB."""
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -34,7 +35,14 @@ class KafkaEvents:
     consumer group, so it takes nothing away from other readers and leaves nothing behind.
     """
 
-    def __init__(self, settings: Settings, *, follow: bool, after: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        follow: bool,
+        after: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
         """Connects to Kafka and finds the places to begin at.
 
         Args:
@@ -42,6 +50,7 @@ class KafkaEvents:
             follow: go on with each event as it comes, else end with the last that is there now.
             after: the id of an event; begins 120 s before the time when it was made. Default: at the first
                 that Kafka holds, or with `follow` now.
+            stop: ends the reading when another thread sets it, also while nothing comes.
 
         Raises:
             CursorRefused: `after` isn't an event's id.
@@ -55,6 +64,7 @@ class KafkaEvents:
         self.unreadable = 0  # messages in these topics that aren't events of Truthloop
         self._settings = settings
         self._follow = follow
+        self._stop = stop or threading.Event()
         self._ends: dict[tuple[str, int], int] = {}
         self._known: set[tuple[str, int]] = set()
         with kafka_errors(settings):
@@ -73,7 +83,7 @@ class KafkaEvents:
         passed = PassedOn()
         looked = time.monotonic()
         try:
-            while self._follow or self._ends:
+            while (self._follow or self._ends) and not self._stop.is_set():
                 for message in self._messages():
                     event = self._event(message)
                     if event is not None and passed.add(event.id, now_ms=time.time_ns() // 1_000_000):
@@ -97,9 +107,15 @@ class KafkaEvents:
         if after is not None:
             # A message is never older than its event, so none that was made since is passed by.
             since = max(id_time_ms(after) - RESCAN_MS, 0)
+            # Where there is none as young, what comes from now on: "the end" would be where that is when the first
+            # message is fetched, and pass by what comes meanwhile.
+            ends = {place: self._watermarks(place)[1] for place in places} if self._follow else {}
             begins = self._consumer.offsets_for_times(
                 [TopicPartition(*place, since) for place in places], timeout=ANSWER_SECONDS
             )
+            for begin in begins:
+                if begin.offset == OFFSET_END and self._follow:
+                    begin.offset = ends[begin.topic, begin.partition]
         elif self._follow:
             # The end as it is now and not when the first message is fetched: what comes meanwhile counts.
             begins = [TopicPartition(*place, self._watermarks(place)[1]) for place in places]

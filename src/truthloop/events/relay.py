@@ -49,6 +49,8 @@ MAX_ON_THE_WAY = 10_000
 # A restart repeats 120 s of events at the least, so a finer position would save nothing.
 STORE_SECONDS = 1.0
 POLL_SECONDS = 0.1
+# A topic that was deleted, or a cluster that was made anew, is taken as gone when it isn't there for so long.
+GONE_SECONDS = 5.0
 # How long a turn that ends waits for what is on its way; container engines wait 10 s before they kill.
 FLUSH_SECONDS = 6.0
 # How far apart in a rescan two events of a subject may stand in the wrong order, by clocks that disagree.
@@ -68,18 +70,25 @@ class Standing:
     unsendable: int = 0  # events that no message could be made of; they are in the log alone
 
 
-def run_relay(store: Store, stop: threading.Event, *, tell: Callable[[Standing], None]) -> None:
+def run_relay(
+    store: Store,
+    stop: threading.Event,
+    *,
+    tell: Callable[[Standing], None],
+    alive: Callable[[], None] = lambda: None,
+) -> None:
     """Takes events to Kafka until `stop` is set, whatever goes away and comes back meanwhile.
 
     Args:
         store: the log.
         stop: ends it, after what is on its way has been confirmed or a few seconds have passed.
         tell: called when it begins to connect, to wait for another relay, to be the active one, and at the end.
+        alive: called every second or so, for as long as it reaches MongoDB and Kafka takes what it sends.
 
     Raises:
         SettingRefused: Kafka's settings are missing or can't be used.
     """
-    _Relay(store, stop, tell).run()
+    _Relay(store, stop, tell, alive).run()
 
 
 def waiting(store: Store, *, limit: int) -> tuple[int, float]:
@@ -105,10 +114,17 @@ def waiting(store: Store, *, limit: int) -> tuple[int, float]:
 class _Relay:
     """What lasts from one time of being active to the next."""
 
-    def __init__(self, store: Store, stop: threading.Event, tell: Callable[[Standing], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        stop: threading.Event,
+        tell: Callable[[Standing], None],
+        alive: Callable[[], None],
+    ) -> None:
         self._store = store
         self._stop = stop
         self._tell = tell
+        self._alive = alive
         self._told: State | None = None
         self._holder = uuid.uuid4().hex
         self._delivered = _Delivered()
@@ -123,6 +139,7 @@ class _Relay:
                 # Asked each time: a cluster that was made anew under the same address gets the log from its start.
                 id_ = cluster.id()
                 lease = leases.acquire(self._store, f"relay {id_}", holder=self._holder, seconds=LEASE_SECONDS)
+                self._alive()
                 if lease is None:
                     self._say("standby")
                     self._stop.wait(LOOK_SECONDS)
@@ -142,7 +159,10 @@ class _Relay:
         log.info("relay_active", cluster=id_, after=position.id)
         with _Turn(self._store, cluster, position, self._delivered) as turn:
             self._say("active")
-            turn.run(lambda: self._stop.is_set() or lease.lost.is_set())
+            turn.run(
+                lambda: self._stop.is_set() or lease.lost.is_set(),
+                alive=lambda: self._alive() if lease.is_fresh else None,
+            )
             turn.finish(0.0 if lease.lost.is_set() else FLUSH_SECONDS)
         if lease.lost.is_set():
             raise LeaseLost("Another relay has taken over, since this one couldn't renew its lease in time.")
@@ -244,6 +264,7 @@ class _Turn:
         self._position = position
         self._delivered = delivered
         self._on_the_way: deque[_OnTheWay] = deque()
+        self._first: _OnTheWay | None = None  # what was the first on its way a second ago
         self._topics: set[str] = set()
         self._over = threading.Event()
         self._reader_done = threading.Event()
@@ -269,11 +290,16 @@ class _Turn:
         self._producer.purge()
         self._producer.flush(LOOK_SECONDS)
 
-    def run(self, is_over: Callable[[], bool]) -> None:
-        """Goes on until told otherwise or until something fails, which then stands in `failure`."""
+    def run(self, is_over: Callable[[], bool], *, alive: Callable[[], None]) -> None:
+        """Goes on until told otherwise or until something fails, which then stands in `failure`.
+
+        Args:
+            is_over: whether to end.
+            alive: called every second, unless what was sent first still isn't confirmed since the last time.
+        """
         while not is_over() and self.failure is None and not self._reader_done.is_set():
             self._producer.poll(POLL_SECONDS)
-            self._settle()
+            self._settle(alive)
 
     def finish(self, seconds: float) -> None:
         """Takes up no more, waits so long for what is on its way, and stores the position."""
@@ -295,11 +321,15 @@ class _Turn:
 
     # The thread that runs the turn
 
-    def _settle(self) -> None:
+    def _settle(self, alive: Callable[[], None]) -> None:
         self._advance()
         if time.monotonic() - self._stored_at < STORE_SECONDS:
             return
         self._stored_at = time.monotonic()
+        first = self._on_the_way[0] if self._on_the_way else None
+        if first is None or first is not self._first:
+            alive()
+        self._first = first
         try:
             self._position.store()
         except LeaseLost as error:
@@ -396,8 +426,7 @@ def _producer(store: Store) -> "Producer":
                 "enable.gapless.guarantee": True,
                 # Waits for a broker however long it is away.
                 "message.timeout.ms": 0,
-                # A topic that was deleted is made again after this time.
-                "topic.metadata.propagation.max.ms": 5_000,
+                "topic.metadata.propagation.max.ms": round(1000 * GONE_SECONDS),
                 "linger.ms": 2,
                 "compression.type": "lz4",
                 # Java's way of choosing a partition by key, so that its programs find the same.

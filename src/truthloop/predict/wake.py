@@ -1,14 +1,19 @@
-"""What wakes a worker that has nothing to do: MongoDB's change stream."""
+"""What wakes a worker that has nothing to do: MongoDB's change stream, or Kafka where its address is set."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Literal, Protocol
 
 from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from truthloop.logs import get_logger
 from truthloop.predict.documents import BATCHES, JOBS
+from truthloop.settings import Settings
 from truthloop.store.connection import Document, Store
+
+WokenBy = Literal["change stream", "kafka"]
+Tell = Callable[[Document | None], None]
 
 log = get_logger(__name__)
 
@@ -31,18 +36,55 @@ _NEW_WORK: list[Document] = [
 ]
 
 
-class WakeUp:
+class WakeUp(Protocol):
     """Tells, on a thread of its own, whenever something is put into the queue.
 
     It is a hint, never a promise: who is told also looks every few seconds.
+    """
+
+    def begin(self) -> None:
+        """Starts to listen."""
+
+    def end(self) -> None:
+        """Tells no more; the thread ends by itself."""
+
+
+def woken_by(settings: Settings) -> WokenBy:
+    """What tells workers of new work."""
+    return "change stream" if settings.kafka_bootstrap_servers is None else "kafka"
+
+
+def wake_up(store: Store, tell: Tell, *, models: Collection[str] | None = None) -> WakeUp:
+    """What tells a worker of new work, by its settings.
 
     Args:
         store: the workspace.
         tell: called with a job as it was put into the queue, where that is known: it may be taken without looking
             for it. With None where something else came, or may have come.
+        models: those that the worker works; None for any. It may be told of others.
+
+    Raises:
+        SettingRefused: Kafka's settings can't be used.
+    """
+    by = woken_by(store.settings)
+    log.info("worker_wakes", by=by)
+    if by == "change stream":
+        return StreamWakeUp(store, tell)
+    from truthloop.predict.kafka_wake import KafkaWakeUp
+
+    return KafkaWakeUp(store.settings, tell, models=models)
+
+
+class StreamWakeUp:
+    """Tells of what MongoDB's change stream shows; see `WakeUp`.
+
+    Args:
+        store: the workspace.
+        tell: called with each job that was put into the queue; with None for a batch, and where something may have
+            come.
     """
 
-    def __init__(self, store: Store, tell: Callable[[Document | None], None]) -> None:
+    def __init__(self, store: Store, tell: Tell) -> None:
         self._store, self._tell = store, tell
         self._ended = threading.Event()
 
