@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         default=None, description="The address by which people reach the service, used in links and as Host."
     )
+    url: str | None = Field(
+        default=None,
+        description="Where the service is, for commands that speak HTTP (`truthloop simulate`). Default: the one "
+        "that runs for this workspace.",
+    )
     token: SecretStr | None = Field(
         default=None,
         description="The bearer token that requests must carry, 32 characters or more. Default: one that "
@@ -148,7 +153,7 @@ class Settings(BaseSettings):
             blob_folder(address)  # raises ValueError
         return address
 
-    @field_validator("public_url")
+    @field_validator("public_url", "url")
     @classmethod
     def _is_http(cls, url: str | None) -> str | None:
         if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
@@ -213,7 +218,7 @@ def _refuse_misspelt() -> None:
 
     (Kubernetes, say, gives each container the variables `TRUTHLOOP_SERVICE_HOST` and the like.)
     """
-    known = [PREFIX + name.upper() for name in Settings.model_fields] + [PREFIX + "URL"]
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
             alike = difflib.get_close_matches(name, known, n=1, cutoff=0.9)

@@ -26,6 +26,7 @@ from truthloop.cli import (
     sample,
     service,
     settings,
+    simulate,
     status,
     why,
     worker,
@@ -93,6 +94,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(jobs.batches, name="batches")
 app.command("worker")(worker.run_worker)
 app.command("relay")(relay.run_relay)
+app.command("simulate")(simulate.run_simulation)
 app.command("events")(events.list_events)
 app.command("settings")(settings.show_settings)
 app.command("doctor")(doctor.examine)
