@@ -1,5 +1,8 @@
 """The options and the opening of the workspace that the commands share."""
 
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +15,21 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 # `main` itself looks for it among the arguments, since an error may come before they are parsed.
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+# For commands that run for good, where something else starts and watches them: a container's engine, systemd.
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for MongoDB, and for the workspace, where they aren't there yet.")
+]
+Heartbeat = Annotated[
+    Path | None,
+    typer.Option(
+        "--heartbeat",
+        metavar="FILE",
+        help="Touch this file every few seconds for as long as it works and reaches MongoDB, for a health check.",
+    ),
+]
+# One look for MongoDB, and the time between two.
+LOOK_SECONDS, PAUSE_SECONDS = 2.0, 1.0
 
 
 def png_path(path: Path | None) -> Path | None:
@@ -41,3 +59,55 @@ def open_workspace(settings: "Settings | None" = None, *, create: bool) -> "Work
     what = "Connecting to MongoDB ..." if settings.mongodb_uri else "Starting MongoDB ..."
     with waiting(what):
         return Workspace.open(settings, create=create)
+
+
+def wait_for_workspace(settings: "Settings", stop: threading.Event, *, create: bool) -> None:
+    """Returns when the workspace can be opened, or `stop` is set.
+
+    Args:
+        settings: of this process.
+        stop: ends the waiting, within two seconds.
+        create: whether it is enough that MongoDB answers, since the workspace is made then.
+
+    Raises:
+        SettingRefused, DatabaseRefused: waiting doesn't help.
+    """
+    from truthloop.cli.screen import messages
+    from truthloop.errors import DatabaseUnavailable
+    from truthloop.store.connection import is_made
+
+    told = ""
+    while not stop.is_set():
+        try:
+            if is_made(settings, seconds=LOOK_SECONDS) or create:
+                return
+            waits_for = "the workspace, which `truthloop up` makes"
+        except DatabaseUnavailable:
+            waits_for = "MongoDB"
+        if waits_for != told:
+            messages().print(f"Waiting for {waits_for} ...")
+            told = waits_for
+        stop.wait(PAUSE_SECONDS)
+
+
+def beat(file: Path | None) -> Callable[[], None]:
+    """What touches the file of `--heartbeat`; without one it does nothing.
+
+    Raises:
+        FileRefused: the file can't be made.
+    """
+    if file is None:
+        return lambda: None
+    from truthloop.errors import FileRefused
+
+    try:
+        file.touch()
+        file.unlink()  # also one that an earlier process left, which says nothing of this one
+    except OSError as error:
+        raise FileRefused(f"{file} can't be written: {error.strerror}. Name another for --heartbeat.") from error
+
+    def touch() -> None:
+        with suppress(OSError):  # then the health check says so
+            file.touch()
+
+    return touch

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from truthloop.cli.options import Debug, Json, open_workspace
+from truthloop.cli.options import Debug, Heartbeat, Json, Wait, beat, open_workspace, wait_for_workspace
 from truthloop.cli.screen import console, messages, number_of, write_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ _SAID = {
 }
 
 
-def run_relay(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
+def run_relay(
+    wait: Wait = False,
+    heartbeat: Heartbeat = None,
+    as_json: Json = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
     """Take every event to Kafka, as CloudEvents, until it is stopped.
 
     One relay is active at a time; others wait and take over within seconds. It begins where the last one was
@@ -31,9 +36,15 @@ def run_relay(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG
 
     settings = load_settings()
     client_settings(settings, name="truthloop-relay")  # what is missing is told before MongoDB is started
-    with stop_at_signals() as stop, open_workspace(settings, create=False) as workspace:
-        configure(settings.log_level)
-        workspace.run_relay(stop, tell=_say(settings.kafka_bootstrap_servers or "", as_json=as_json))
+    tell = _say(settings.kafka_bootstrap_servers or "", as_json=as_json)
+    with stop_at_signals() as stop:
+        alive = beat(heartbeat)
+        if wait:
+            wait_for_workspace(settings, stop, create=False)
+        if not stop.is_set():
+            with open_workspace(settings, create=False) as workspace:
+                configure(settings.log_level)
+                workspace.run_relay(stop, tell=tell, alive=alive)
 
 
 def _say(servers: str, *, as_json: bool) -> "Callable[[Standing], None]":

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from truthloop.cli.options import Debug, Json, open_workspace
+from truthloop.cli.options import Debug, Json, Wait, open_workspace, wait_for_workspace
 from truthloop.errors import AlreadyRunning, Unavailable
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ def up(
             help="The port to listen on. Default: TRUTHLOOP_PORT, 8080.",
         ),
     ] = None,
+    without_worker: Annotated[
+        bool, typer.Option("--without-worker", help="Leave the jobs to `truthloop worker`, run elsewhere.")
+    ] = False,
+    wait: Wait = False,
     log_file: Annotated[Path | None, typer.Option("--log-file", hidden=True)] = None,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
@@ -70,7 +74,7 @@ def up(
         update={name: value for name, value in (("host", host), ("port", port)) if value is not None}
     )
     if detach:
-        _up_detached(settings, as_json=as_json)
+        _up_detached(settings, as_json=as_json, without_worker=without_worker, wait=wait)
         running = _found(settings.home)
         if port is not None and running is not None and running.url != _local_url(settings):
             from truthloop.cli.screen import messages
@@ -79,7 +83,7 @@ def up(
                 f"It runs already and keeps its address. For port {port}: truthloop down, then again."
             )
     else:
-        _up(settings, as_json=as_json, log_file=log_file)
+        _up(settings, as_json=as_json, without_worker=without_worker, wait=wait, log_file=log_file)
 
 
 def down(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
@@ -110,7 +114,7 @@ def down(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
         console().print("Nothing was running.")
 
 
-def _up(settings: "Settings", *, as_json: bool, log_file: Path | None) -> None:
+def _up(settings: "Settings", *, as_json: bool, without_worker: bool, wait: bool, log_file: Path | None) -> None:
     from truthloop.api.app import create_app
     from truthloop.api.serve import serve
     from truthloop.cli import place
@@ -130,12 +134,17 @@ def _up(settings: "Settings", *, as_json: bool, log_file: Path | None) -> None:
         _check_address(settings)
         token = place.token(settings)
         configure(settings.log_level)
+        if wait:
+            wait_for_workspace(settings, stop, create=True)
         workspace = stack.enter_context(open_workspace(settings, create=True))
-        for name, work in (
+        works: list[tuple[str, Callable[[threading.Event], None]]] = [
             ("follower", workspace.follow_changes),
             ("settle", workspace.dataset.settle),
-            ("worker", partial(_work, workspace)),
-        ):
+            ("tidy", workspace.tidy),
+        ]
+        if not without_worker:
+            works.append(("worker", partial(_work, workspace)))
+        for name, work in works:
             thread = threading.Thread(target=work, args=(stop,), name=f"truthloop-{name}", daemon=True)
             thread.start()
             stack.callback(thread.join, STOP_SECONDS)
@@ -159,7 +168,7 @@ def _work(workspace: "Workspace", stop: threading.Event) -> None:
         get_logger(__name__).exception("worker_ended")
 
 
-def _up_detached(settings: "Settings", *, as_json: bool) -> None:
+def _up_detached(settings: "Settings", *, as_json: bool, without_worker: bool, wait: bool) -> None:
     from truthloop.cli import place
     from truthloop.cli.screen import waiting
 
@@ -176,6 +185,8 @@ def _up_detached(settings: "Settings", *, as_json: bool) -> None:
             [
                 *(sys.executable, "-m", "truthloop", "up"),
                 *("--host", settings.host, "--port", str(settings.port), "--log-file", str(log)),
+                *(["--without-worker"] if without_worker else []),
+                *(["--wait"] if wait else []),
             ],
             stdin=subprocess.DEVNULL,
             stdout=output,

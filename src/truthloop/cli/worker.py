@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Json, open_workspace
+from truthloop.cli.options import Debug, Heartbeat, Json, Wait, beat, open_workspace, wait_for_workspace
 from truthloop.cli.screen import console, messages, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from truthloop.settings import Settings
 
 
 def run_worker(
@@ -20,6 +22,8 @@ def run_worker(
     pull: Annotated[
         bool, typer.Option("--pull", help="Fetch and load the models before taking the first job.")
     ] = False,
+    wait: Wait = False,
+    heartbeat: Heartbeat = None,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
@@ -30,24 +34,42 @@ def run_worker(
     """
     from truthloop.cli.stopping import stop_at_signals
     from truthloop.logs import configure
+    from truthloop.settings import load_settings
 
-    with stop_at_signals() as stop, open_workspace(create=False) as workspace:
-        configure(workspace.settings.log_level)
-        if pull:
-            messages().print("Fetching the models ...")
-        workspace.run_worker(
-            stop, models=models or None, pull=pull, ready=_announce(models or [], as_json=as_json)
-        )
+    settings = load_settings()
+    with stop_at_signals() as stop:
+        alive = beat(heartbeat)
+        if wait:
+            wait_for_workspace(settings, stop, create=False)
+        if not stop.is_set():
+            with open_workspace(settings, create=False) as workspace:
+                configure(settings.log_level)
+                if pull:
+                    messages().print("Fetching the models ...")
+                workspace.run_worker(
+                    stop,
+                    models=models or None,
+                    pull=pull,
+                    ready=_announce(settings, models or [], as_json=as_json),
+                    alive=alive,
+                )
     messages().print("Stopped.")
 
 
-def _announce(models: list[str], *, as_json: bool) -> "Callable[[], None]":
+def _announce(settings: "Settings", models: list[str], *, as_json: bool) -> "Callable[[], None]":
+    from truthloop.predict.wake import woken_by
+
+    by = woken_by(settings)
+
     def ready() -> None:
         if as_json:
-            write_json({"ready": True, "models": models or None}, one_line=True)
+            write_json({"ready": True, "models": models or None, "woken_by": by}, one_line=True)
         else:
             which = f" for {', '.join(models)}" if models else ""
-            console().print(f"The worker is ready{which}. Stop it with Ctrl-C.", markup=False)
+            what = f"Kafka at {settings.kafka_bootstrap_servers}" if by == "kafka" else "MongoDB's change stream"
+            console().print(
+                f"The worker is ready{which}, woken by {what}. Stop it with Ctrl-C.", markup=False, soft_wrap=True
+            )
         sys.stdout.flush()
 
     return ready

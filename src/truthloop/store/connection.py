@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TypeGuard, TypeVar
 
+import pymongo
 from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
@@ -18,7 +19,6 @@ from pymongo.errors import (
     InvalidURI,
     OperationFailure,
     PyMongoError,
-    ServerSelectionTimeoutError,
 )
 from pymongo.monitoring import (
     ServerHeartbeatFailedEvent,
@@ -46,8 +46,9 @@ T = TypeVar("T")
 
 # MongoDB 6.0, the first with the pre-images that tell which image a deleted document belonged to.
 OLDEST_WIRE_VERSION = 17
-# A commit that takes longer than this is retried; the server ends a transaction after 60 s.
-MAX_COMMIT_MS = 30_000
+# How long a transaction may take with all of its repetitions. PyMongo's own limit of two minutes would hold up a
+# request, and its thread, while there is no primary, or while what a killed process has locked isn't free yet.
+TRANSACTION_SECONDS = 20.0
 # How long an operation waits for a server: an election or a restart of the embedded server takes a few seconds.
 SELECTION_MS = 10_000
 
@@ -129,15 +130,44 @@ class Store:
                 may undo it as a whole; a later lasting transaction that stands on it is undone with it, or fails.
 
         Raises:
-            DatabaseUnavailable, DatabaseRefused, DiskFull: as `errors`.
+            DatabaseUnavailable: as `errors`, or it can't be done within 20 s. Then it may yet have been done.
+            DatabaseRefused, DiskFull: as `errors`.
         """
-        with self.errors(), self.client.start_session() as session:
+        with self.errors(), pymongo.timeout(TRANSACTION_SECONDS), self.client.start_session() as session:
             return session.with_transaction(
                 work,
                 read_concern=ReadConcern("snapshot"),
                 write_concern=WriteConcern("majority" if is_lasting else 1),
-                max_commit_time_ms=MAX_COMMIT_MS,
             )
+
+    def find_lasting(
+        self,
+        name: str,
+        id: object,  # noqa: A002 - MongoDB's own name, but for the underscore
+        *,
+        unless: Callable[[Document | None], bool] = lambda _: False,
+    ) -> Document | None:
+        """A document, or that there is none, once no failover can take that back any more.
+
+        What a primary shows may be known to it alone until a majority has it. Reading only what a majority has
+        would not do either: a new primary, for a moment, knows of less than was acknowledged before.
+
+        Args:
+            name: of the collection.
+            id: of the document.
+            unless: tells of what the primary shows whether it is enough, without waiting.
+
+        Raises:
+            DatabaseUnavailable: as `errors`, or a majority doesn't have it within 20 s.
+            DatabaseRefused: as `errors`.
+        """
+        with self.errors(), pymongo.timeout(TRANSACTION_SECONDS), self.client.start_session() as session:
+            found = self[name].find_one({"_id": id}, session=session)
+            if unless(found):
+                return found
+            # The session has this wait until a majority has all that the primary had at the first read.
+            by_majority = self[name].with_options(read_concern=ReadConcern("majority"))
+            return by_majority.find_one({"_id": id}, session=session)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -187,6 +217,34 @@ def connect(settings: Settings, *, create: bool) -> Store:
         raise
 
 
+def is_made(settings: Settings, *, seconds: float) -> bool:
+    """Whether the workspace is there, without making anything: for who waits until it is.
+
+    Args:
+        settings: which server, which database, which folder.
+        seconds: how long a MongoDB at TRUTHLOOP_MONGODB_URI may take to answer.
+
+    Raises:
+        DatabaseUnavailable: it doesn't, or has no primary.
+        SettingRefused, DatabaseRefused: as for `connect`.
+    """
+    if settings.mongodb_uri is None:
+        return (settings.home / "mongodb").is_dir()
+    try:
+        client: MongoClient[Document] = MongoClient(
+            settings.mongodb_uri.get_secret_value(),
+            appname="truthloop",
+            serverSelectionTimeoutMS=round(seconds * 1000),
+            readPreference="primary",
+        )
+        with client, pymongo.timeout(seconds):
+            return migrations.are_there(client[settings.database])
+    except (InvalidURI, ConfigurationError, ValueError) as error:
+        raise SettingRefused(f"TRUTHLOOP_MONGODB_URI can't be used: {error}.") from error
+    except PyMongoError as error:
+        raise translated(error, settings) from error
+
+
 def _connect_to(uri: str, settings: Settings, use: embedded.Use | None, *, create: bool) -> Store:
     try:
         store = Store(settings, uri, use)
@@ -233,7 +291,7 @@ def translated(error: PyMongoError | BSONError, settings: Settings) -> Truthloop
     text = said.split(", full error:")[0].split(" (configured timeouts")[0].split(", Timeout:")[0]
     if getattr(error, "code", None) == 14031 or "No space left on device" in text:
         return DiskFull(f"No room is left for the data of {where}. Free some space, then try again.")
-    if isinstance(error, ServerSelectionTimeoutError | ConnectionFailure):
+    if isinstance(error, ConnectionFailure) or (isinstance(error, PyMongoError) and error.timeout):
         if (
             settings.mongodb_uri is None
             and settings.home.is_dir()

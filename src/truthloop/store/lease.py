@@ -1,6 +1,7 @@
 """A place that one process holds at a time, by the server's clock."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ class Lease:
     term: int
     seconds: float
     lost: threading.Event = field(default_factory=threading.Event)
+    renewed: float = field(default_factory=time.monotonic)  # when it was taken or renewed last
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was taken or renewed so lately that nobody else can have the place."""
+        return not self.lost.is_set() and time.monotonic() - self.renewed < self.seconds
 
 
 def acquire(store: Store, name: str, *, holder: str, seconds: float) -> Lease | None:
@@ -73,6 +80,7 @@ def renew(store: Store, lease: Lease) -> int:
     Raises:
         LeaseLost: another has it.
     """
+    began = time.monotonic()
     with store.errors():
         held = store[COLLECTION].find_one_and_update(
             {"_id": lease.name, "holder": lease.holder, "term": lease.term},
@@ -89,6 +97,7 @@ def renew(store: Store, lease: Lease) -> int:
     if held is None:
         lease.lost.set()
         raise LeaseLost(f"Another process has taken over {lease.name}.")
+    lease.renewed = began
     return int(held["beat"])
 
 
