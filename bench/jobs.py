@@ -35,7 +35,6 @@ import cv2
 import numpy as np
 
 from truthloop.blobs import Blobs
-from truthloop.events.documents import Event
 from truthloop.ingest.image_file import decode
 from truthloop.ingest.images import StoredImage, store_image
 from truthloop.models.catalogue import Catalogue
@@ -163,24 +162,17 @@ class OurSide:
     def __init__(self, workspace: Workspace, images: list[StoredImage]) -> None:
         self._workspace, self._images = workspace, images
         self._ended: dict[str, str] = {}
-        self._changed = threading.Condition()
-        events = workspace.hub.follow()
-        threading.Thread(target=self._listen, args=(events,), daemon=True).start()
-
-    def _listen(self, events: Iterator[Event]) -> None:
-        for event in events:
-            if event.verb in ("succeeded", "failed"):
-                with self._changed:
-                    self._ended[event.subject] = event.verb
-                    self._changed.notify()
+        self._events = workspace.hub.follow()
 
     def submit(self, number: int) -> str:
         return self._workspace.jobs.submit(MODEL, image=self._images[number % len(self._images)]).id
 
     def wait(self, job_id: str) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: job_id in self._ended, 120)
-            assert self._ended.pop(job_id) == "succeeded"
+        while job_id not in self._ended:
+            event = next(self._events)
+            if event.verb in ("succeeded", "failed"):
+                self._ended[event.subject] = event.verb
+        assert self._ended.pop(job_id) == "succeeded"
         assert self._workspace.jobs.result(job_id).labels
 
 

@@ -30,7 +30,14 @@ from truthloop.failures.failures import all_failures, failures
 from truthloop.failures.selection import Selection
 from truthloop.failures.summary import DEFAULT_WORST, summary
 from truthloop.ingest.image_paths import IngestProgress, IngestReport, ingest_paths
-from truthloop.ingest.images import ImageBytes, IngestedImage, image_bytes, image_of, ingest_image
+from truthloop.ingest.images import (
+    ImageBytes,
+    ImageFacts,
+    IngestedImage,
+    image_bytes,
+    image_of,
+    ingest_image,
+)
 from truthloop.ingest.load import LoadProgress, LoadReport, load
 from truthloop.ingest.sample import SampleReport, make_sample
 from truthloop.ingest.thumbnails import Size, thumbnail
@@ -39,6 +46,8 @@ from truthloop.monitor import follow
 from truthloop.monitor.doctor import Finding, examine
 from truthloop.monitor.documents import ImagePage, State, Status
 from truthloop.monitor.status import images, pace, status
+from truthloop.monitor.tidy import tidy
+from truthloop.monitor.unnamed_files import workspace_id
 from truthloop.predict.documents import Batch, Query
 from truthloop.predict.outlines import OutlineVerbs
 from truthloop.predict.run import run_worker
@@ -106,7 +115,7 @@ class Workspace:
     @cached_property
     def blobs(self) -> Blobs:
         """The files of this workspace, by their content."""
-        return Blobs.open(self.settings)
+        return Blobs.open(self.settings, owner=lambda: workspace_id(self.store))
 
     @cached_property
     def _entrance(self) -> Entrance:
@@ -135,9 +144,9 @@ class Workspace:
         """Takes the bytes of one image file; see `truthloop.ingest.images.ingest_image`."""
         return ingest_image(self._entrance, self.blobs, data, name=name)
 
-    def image(self, image_id: str) -> IngestedImage:
+    def image(self, image_id: str) -> ImageFacts:
         """What is known of an image that has pixels here; see `truthloop.ingest.images.image_of`."""
-        return image_of(self.store, image_id)
+        return image_of(self.store, self.blobs, image_id)
 
     def image_file(self, image_id: str, *, original: bool = False) -> ImageBytes:
         """An image's file, upright or as received; see `truthloop.ingest.images.image_bytes`."""
@@ -284,7 +293,7 @@ class Workspace:
             progress: called twice a second.
 
         Raises:
-            NotFound, InputRefused, Conflict: as for `truthloop.predict.batches.create`.
+            InputRefused, Conflict: as for `truthloop.predict.batches.create`; also where there is no such model.
         """
         batch = None
         if image_ids is None and query is not None:
@@ -307,18 +316,20 @@ class Workspace:
         models: Sequence[str] | None = None,
         pull: bool = False,
         ready: Callable[[], None] = lambda: None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Works jobs and batches until `stop` is set; see `truthloop.predict.run.run_worker`."""
-        run_worker(self.store, self.blobs, stop, models=models, pull=pull, ready=ready)
+        run_worker(self.store, self.blobs, stop, models=models, pull=pull, ready=ready, alive=alive)
 
     def run_relay(
         self,
         stop: threading.Event,
         *,
         tell: Callable[[Standing], None] = lambda standing: None,  # noqa: ARG005
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Takes the events to Kafka until `stop` is set; see `truthloop.events.relay.run_relay`."""
-        run_relay(self.store, stop, tell=tell)
+        run_relay(self.store, stop, tell=tell, alive=alive)
 
     def why(self, image_id: str) -> Story:
         """One image's whole story, from its documents and the log; see `truthloop.datasets.why.why`."""
@@ -333,9 +344,18 @@ class Workspace:
         """The live event log: `hub.follow()` gives the events as they come."""
         return EventHub(self.store)
 
-    def doctor(self) -> Iterator[Finding]:
+    def doctor(
+        self,
+        *,
+        remove_unnamed_files: bool = False,
+        progress: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    ) -> Iterator[Finding]:
         """Whether the installation works and the data hold together; see `truthloop.monitor.doctor.examine`."""
-        return examine(self.settings)
+        return examine(self.settings, remove_unnamed_files=remove_unnamed_files, progress=progress)
+
+    def tidy(self, stop: threading.Event) -> None:
+        """Removes what has had its time until `stop` is set; the service runs it on a thread."""
+        tidy(self.store, lambda: self.blobs, self.outlines, stop)
 
     def follow_changes(self, stop: threading.Event) -> None:
         """Keeps the figures current until `stop` is set; the service runs it on a thread."""

@@ -107,21 +107,23 @@ def test_progress_is_polled_without_its_body(client, images):
 
 
 @pytest.mark.parametrize(
-    ("body", "status"),
+    ("body", "field"),
     [
-        ({"model": FACES}, 422),
-        ({"model": FACES, "query": "all", "image_ids": ["a"]}, 422),
-        ({"model": FACES, "image_ids": []}, 422),
-        ({"model": FACES, "query": "some"}, 422),
-        ({"model": "mobilenet_v2", "query": "all", "record_as": "auto"}, 422),
-        ({"model": FACES, "query": "all", "images": []}, 422),
-        ({"model": "nobody", "query": "all"}, 404),
+        ({"model": FACES}, "image_ids"),
+        ({"model": FACES, "query": "all", "image_ids": ["a"]}, "image_ids"),
+        ({"model": FACES, "image_ids": []}, "image_ids"),
+        ({"model": FACES, "query": "some"}, "query"),
+        ({"model": "mobilenet_v2", "query": "all", "record_as": "auto"}, "record_as"),
+        ({"model": FACES, "query": "all", "record_as": "banana"}, "record_as"),
+        ({"model": FACES, "query": "all", "record_as": ""}, "record_as"),
+        ({"model": FACES, "query": "all", "images": []}, "images"),
+        ({"model": "nobody", "query": "all"}, "model"),
     ],
 )
-def test_a_batch_that_means_nothing_is_refused(client, body, status):
+def test_a_batch_that_means_nothing_is_refused(client, body, field):
     answer = client.post(BATCHES, json=body)
 
-    assert answer.status_code == status
+    assert (answer.status_code, [*answer.json()["errors"]]) == (422, [field])
     assert answer.headers["content-type"] == "application/problem+json"
     assert client.get(BATCHES).json()["items"] == []
 

@@ -112,7 +112,7 @@ def test_a_refused_request_leaves_its_key_free(client):
     refused = client.post(JOBS, json={"model": "nobody"}, headers=KEY)
     taken = client.post(JOBS, json={"model": FACES}, headers=KEY)
 
-    assert (refused.status_code, taken.status_code) == (404, 201)
+    assert (refused.status_code, taken.status_code) == (422, 201)
 
 
 def test_a_batch_is_made_once(client, workspace):
@@ -211,8 +211,8 @@ def running() -> Iterator[Killed]:
 
 
 def test_killed_between_requests_nothing_acknowledged_is_lost_and_nothing_is_doubled(store):
-    """200 jobs by four clients; each repeats its request until it is answered, while the service is killed."""
-    jobs, kills = 200, 4
+    """100 jobs by four clients; each repeats its request until it is answered, while the service is killed."""
+    jobs, kills = 100, 4
     answered: Counter[str] = Counter()
     done = threading.Event()
     image = encoded("PNG")
@@ -232,7 +232,7 @@ def test_killed_between_requests_nothing_acknowledged_is_lost_and_nothing_is_dou
 
     def run(number: int) -> tuple[str, str]:
         """A job by one request or by two, and what its first answer said."""
-        with httpx.Client(base_url=service.address, timeout=30) as client:
+        with httpx.Client(base_url=service.address, timeout=30, verify=False) as client:
             if number % 2:
                 form = {"data": {"model": FACES}, "files": {"image": image}}
                 made, again = (post(client, JOBS, f"{number}", **form) for _ in range(2))

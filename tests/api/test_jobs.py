@@ -199,7 +199,10 @@ def test_a_created_job_is_changed_by_who_has_seen_it_last(client):
         ({"If-Match": '"9"'}, 412),
         ({"If-Match": 'W/"1"'}, 412),
         ({"If-Match": '"other"'}, 412),
+        ({"If-Match": '"7", W/"1", "other"'}, 412),
         ({"If-Match": "1"}, 422),
+        ({"If-Match": '"1" "2"'}, 422),
+        ({"If-Match": '"1", *'}, 422),
     ],
 )
 def test_a_change_says_what_it_changes(client, headers, status):
@@ -210,6 +213,16 @@ def test_a_change_says_what_it_changes(client, headers, status):
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert client.get(place).headers["etag"] == '"1"'
+
+
+def test_of_several_etags_one_must_be_the_present_one(client):
+    place = made(client).headers["location"]
+
+    changed = client.patch(place, json={"deadline_seconds": 5}, headers={"If-Match": '"7", "1" ,W/"2"'})
+    too_late = client.patch(place, json={"deadline_seconds": 6}, headers={"If-Match": '"7", "1"'})
+
+    assert (changed.status_code, changed.headers["etag"], too_late.status_code) == (200, '"2"', 412)
+    assert "not 1 or 7" in too_late.json()["detail"]
 
 
 @pytest.mark.parametrize("body", [{}, {"state": "succeeded"}, {"model": None}, [], {"deadline_seconds": 0}])
@@ -350,11 +363,26 @@ def test_a_field_of_a_form_that_has_none_is_refused_by_its_name(client, portrait
 
 
 @pytest.mark.parametrize("fields", [{"model": "nobody"}, {"image_id": "nobody"}])
-def test_a_model_or_an_image_that_is_not_there_is_named(client, fields):
-    answer = client.post(JOBS, json={"model": FACES} | fields)
+def test_a_model_or_an_image_in_a_body_that_is_not_there_is_a_refused_field(client, fields):
+    job = made(client)
+    answers = [
+        client.post(JOBS, json={"model": FACES} | fields),
+        client.post(JOBS, json={"model": FACES, "execute": True} | fields),
+        client.patch(job.headers["location"], json=fields, headers={"If-Match": "*"}),
+    ]
 
-    assert answer.status_code == 404
-    assert "nobody" in answer.json()["detail"]
+    for answer in answers:
+        assert (answer.status_code, [*answer.json()["errors"]]) == (422, [*fields])
+        assert "nobody" in answer.json()["detail"]
+    assert client.get(job.headers["location"]).headers["etag"] == '"1"'
+
+
+def test_no_job_is_of_a_model_that_nobody_knows(client):
+    made(client)
+
+    answer = client.get(JOBS, params={"model": "nobody"})
+
+    assert (answer.status_code, answer.json()) == (200, {"items": [], "next": None})
 
 
 @pytest.mark.parametrize(
@@ -420,7 +448,7 @@ def test_the_file_for_what_is_not_there_is_not_stored(client, tmp_path, portrait
     else:
         answer = client.post(JOBS, data={"model": "nobody"}, files={"image": portrait})
 
-    assert answer.status_code == 404
+    assert answer.status_code == (404 if kind == "job" else 422)
     assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
 
 

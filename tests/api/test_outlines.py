@@ -87,14 +87,14 @@ def test_model_and_tolerance_may_be_chosen_in_the_form_or_the_query(client, wher
         ({"tolerance": "wide"}, 422, "tolerance"),
         ({"tolerence": "2"}, 422, "tolerence"),
         ({"model": "mobilenet_v2"}, 422, "model"),
-        ({"model": "no_such_model"}, 404, None),
+        ({"model": "no_such_model"}, 422, "model"),
     ],
 )
 def test_a_wrong_field_is_named(client, workspace, fields, status, place):
     sent = client.post(UPLOAD, files=image(), data=fields)
 
     assert sent.status_code == status
-    assert place is None or place in sent.json()["errors"]
+    assert place in sent.json()["errors"]
     assert workspace.jobs.list().items == []
 
 
@@ -107,14 +107,14 @@ def test_an_upload_repeated_under_its_key_is_one_task(client, workspace):
 
 
 @pytest.mark.parametrize("form", [True, False], ids=["form", "body"])
-@pytest.mark.parametrize("kind", ALL, ids=str)
-def test_a_hostile_upload_is_refused_with_a_problem_and_leaves_nothing(address, workspace, tmp_path, kind, form):
-    answer = send(address, UPLOAD, kind, headers=BEARER, form=form)
+def test_a_hostile_upload_is_refused_with_a_problem_and_leaves_nothing(address, workspace, tmp_path, form):
+    for kind in ALL:
+        answer = send(address, UPLOAD, kind, headers=BEARER, form=form)
 
-    assert 400 <= answer.status < 500
-    assert answer.problem()["detail"]
-    assert workspace.jobs.list().items == []
-    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+        assert 400 <= answer.status < 500, kind
+        assert answer.problem()["detail"], kind
+        assert workspace.jobs.list().items == [], kind
+        assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == [], kind
 
 
 # -- asking --------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def open_address(workspace, settings) -> Iterator[str]:
 
 
 def test_where_it_is_open_to_all_just_these_two_paths_are(open_address):
-    with httpx.Client(base_url=open_address) as stranger:
+    with httpx.Client(base_url=open_address, verify=False) as stranger:
         sent = stranger.post(UPLOAD, files=image())
         assert sent.status_code == 202
         assert stranger.get(sent.json()["url"]).json()["state"] == "queued"
@@ -213,7 +213,7 @@ def test_who_comes_without_a_token_too_often_is_told_to_wait_and_who_has_one_is_
         return httpx.get(f"{open_address}{CHECK}/none", headers=headers).status_code
 
     # More than a bucket holds, faster than it fills: at some time the stranger is told to wait.
-    with httpx.Client(base_url=open_address) as stranger:
+    with httpx.Client(base_url=open_address, verify=False) as stranger:
         for _ in range(10_000):
             last = stranger.get(f"{CHECK}/none")
             if last.status_code != 404:

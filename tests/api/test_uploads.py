@@ -50,7 +50,7 @@ def workspace(store, settings, tmp_path) -> Iterator[Workspace]:
 
 
 def blobs(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+    return [*(tmp_path / "blobs").glob("??/??/*")]
 
 
 def test_an_image_is_sent_as_it_is_and_found_where_the_answer_says(client):
@@ -255,6 +255,21 @@ def test_an_image_whose_documents_alone_were_loaded_has_no_file(client, workspac
         answer = client.get(f"/api/v1/images/a/b{what}")
         assert answer.status_code == 404
         assert "no pixels here" in answer.json()["detail"]
+
+
+def test_a_file_that_came_with_a_job_is_told_from_one_that_nobody_sent(client):
+    data = encoded("PNG", picture())
+    job = client.post("/api/v1/inference/jobs", data={"model": "opencv_faces"}, files={"image": data}).json()
+
+    for what in ("", "/file", "/thumbnail"):
+        answer = client.get(f"/api/v1/images/{job['image_id']}{what}")
+        assert answer.status_code == 404
+        assert "came with an inference job and is no image of the workspace" in answer.json()["detail"]
+    assert "came with" not in client.get(f"/api/v1/images/{'a' * 64}").json()["detail"]
+    sent = client.post("/api/v1/images", content=data, headers={"Content-Type": "image/png"}).json()
+    read = client.get(f"/api/v1/images/{job['image_id']}").json()
+    assert sent == read | {"state": "new"}
+    assert "state" not in read
 
 
 # -- hostile

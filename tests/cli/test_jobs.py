@@ -79,13 +79,19 @@ def test_predict_processes_the_workspace_and_then_has_nothing_to_do(filled: Term
     assert (batch["state"], batch["predicted"], batch["record_as"]) == ("succeeded", 3, "1.0.0")
     assert read(filled, "status")["processed"]["count"] == 3
 
-    again = filled.answer("predict", "--unprocessed", "--model", FACES)
+    again = filled.answer("predict", "--unprocessed", "--model", FACES, "--as", "6.1.0")
     assert "0 images predicted" in again
-    assert "3 images had them before" in filled.answer("predict", "--all", "--model", FACES)
+    assert "recorded" not in again
+    assert "3 images had them before, as model version 1.0.0" in filled.answer(
+        "predict", "--all", "--model", FACES
+    )
     assert read(filled, "predict", "--all", "--model", FACES, "--as", "7.0.0")["predicted"] == 3
     listed = read(filled, "batches", "list")
     assert len(listed["items"]) == 4
     assert read(filled, "batches", "show", batch["id"])["done"] == 3
+    older = filled.run("predict", "--all", "--model", "opencv_people", "--as", "0.5")
+    assert older.returncode == 0
+    assert "under version 7.0.0, which is newer than 0.5" in older.stderr
 
 
 def test_images_that_cannot_be_predicted_are_named_and_the_exit_code_tells(filled: Terminal) -> None:
@@ -93,7 +99,7 @@ def test_images_that_cannot_be_predicted_are_named_and_the_exit_code_tells(fille
 
     assert done.returncode == 1
     assert "1 image refused:" in done.stdout
-    assert "nowhere" in done.stdout
+    assert "1 (nowhere): No image has this id." in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,9 @@ def test_images_that_cannot_be_predicted_are_named_and_the_exit_code_tells(fille
         (("predict", "--model", FACES), "either image ids, --unprocessed or --all"),
         (("predict", "--all", "--unprocessed", "--model", FACES), "either image ids, --unprocessed or --all"),
         (("predict", "--all"), "give a model"),
+        (("predict", "--all", "--model", FACES, "--as", ""), "must be numbers with dots between them"),
+        (("predict", "--all", "--model", FACES, "--as", "banana"), "must be numbers with dots between them"),
+        (("predict", "--all", "--model", "mobilenet_v2"), "truthloop jobs submit mobilenet_v2 IMAGE"),
         (("jobs", "list", "--state", "done"), "give one of created"),
     ],
 )
@@ -112,13 +121,51 @@ def test_wrong_use_says_what_to_give(filled: Terminal, arguments: tuple[str, ...
     assert said in " ".join(done.stderr.split())
 
 
+def test_who_waits_for_a_job_or_a_batch_is_told_that_its_model_can_t_be_had(
+    filled: Terminal, pictures: Path, tmp_path: Path
+) -> None:
+    filled.environment |= {
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "https_proxy": "http://127.0.0.1:9",
+        "PIP_NO_INDEX": "1",
+        "UV_OFFLINE": "1",
+    }
+    ssd, folder = "ssd_mobilenet_v1_coco", str(tmp_path / "cache" / "truthloop" / "models")
+    predicted = filled.run("predict", "--all", "--model", ssd)
+    assert predicted.returncode == 1
+    [batch] = read(filled, "batches", "list")["items"]
+    for text in (predicted.stderr, batch["error"], filled.answer("batches", "show", batch["id"])):
+        assert folder in text
+    assert batch["state"] == "queued"
+
+    worker = filled.start("worker", "--models", ssd)
+    try:
+        assert worker.stdout is not None
+        assert worker.stdout.readline()
+        waits = filled.start("jobs", "submit", ssd, pictures / "60.png", "--wait", "100")
+        assert waits.stderr is not None
+        told = waits.stderr.readline()
+        [job] = read(filled, "jobs", "list")["items"]
+        filled.answer("jobs", "cancel", job["id"])
+        waits.communicate(timeout=60)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        _, errors = worker.communicate(timeout=60)
+    assert told.startswith("The job waits: ")
+    assert f"of the model {ssd} can't be fetched" in told
+    [missing] = [line for line in errors.splitlines() if "models_not_there" in line]
+    assert ssd in missing
+    assert folder in missing
+
+
 def test_an_unknown_model_names_those_there_are(filled: Terminal, pictures: Path) -> None:
     for arguments in (
         ("jobs", "submit", "nothing", pictures / "60.png"),
         ("predict", "--all", "--model", "nothing"),
     ):
         done = filled.run(*arguments)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "opencv_faces" in done.stderr
 
 

@@ -172,7 +172,8 @@ def test_out_of_reach_the_folder_and_the_working_models_are_named(terminal: Term
     done = terminal.run("models", "try", "mobilenet_v2", images / "cow.jpg")
 
     assert done.returncode == 1
-    assert f"into {Path(terminal.environment['XDG_CACHE_HOME']) / 'truthloop' / 'models'}." in done.stderr
+    folder = Path(terminal.environment["XDG_CACHE_HOME"]) / "truthloop" / "models"
+    assert f"into {folder}, or into a folder that TRUTHLOOP_MODELS names." in done.stderr
     assert done.stderr.endswith("These models work without: opencv_faces, opencv_people.\n")
 
 
@@ -190,6 +191,25 @@ def test_pulling_what_is_here_needs_no_network(with_models: Terminal) -> None:
 
     assert len(shown.splitlines()) == 8
     assert "opencv_faces: built in" in shown
+
+
+def test_a_folder_of_models_that_is_not_there_is_said(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.environment["TRUTHLOOP_MODELS"] = str(tmp_path / "gone")
+    done = terminal.run("models", "list", "--json")
+
+    assert "gone, which is no folder" in json.loads(done.stdout)["warning"]
+    assert "gone, which is no folder" in terminal.run("models", "list").stderr
+
+
+def test_the_list_says_in_the_same_word_as_its_json_that_a_file_is_there(with_models: Terminal) -> None:
+    lines = with_models.answer("models", "list").splitlines()
+
+    assert {line.split()[-1] for line in lines if "coco" in line} == {"there"}
+    states = {
+        item["name"]: item["state"] for item in json.loads(with_models.answer("models", "list", "--json"))["items"]
+    }
+    assert states["ssd_mobilenet_v1_coco"] == "there"
+    assert all(line == line.rstrip() for line in lines), "what goes into a file isn't filled up with blanks"
 
 
 def test_nothing_to_pull_is_wrong_use(terminal: Terminal) -> None:

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from truthloop.cli.failures import _number
 from truthloop.failures.against import against
@@ -13,7 +13,7 @@ from truthloop.failures.documents import FailureSummary, ImageFailures
 from truthloop.failures.failures import answer
 from truthloop.failures.figure import _short
 from truthloop.failures.figure import draw as draw_summary
-from truthloop.failures.plot import _signed, draw
+from truthloop.failures.plot import MAX_TITLE, _signed, _without_middle, draw
 from truthloop.failures.read import ImageDocuments
 from truthloop.failures.selection import Selection
 from truthloop.failures.summary import Tally
@@ -137,3 +137,13 @@ def test_a_version_without_a_pair_can_be_drawn() -> None:
         tally.add(image)
 
     assert opened(draw_summary(tally.summary(synthetic=False, min_iou=0.0))).width == 1440
+
+
+def test_of_a_sha256_in_the_title_nothing_is_left_out_and_it_has_room() -> None:
+    image_id = "d" * 60 + "1234"
+    short, long = (opened(draw(failures({}, [], image_id=each))) for each in ("d" * 60, image_id))
+
+    assert _without_middle(image_id, MAX_TITLE) == image_id
+    ends = [ImageChops.invert(each.crop((0, 0, each.width, 75)).convert("L")).getbbox() for each in (short, long)]
+    assert all(end is not None and end[2] < short.width - 100 for end in ends)
+    assert _without_middle("a" * 50 + "b" * 50, 11) == "aaaaa…bbbbb"

@@ -109,7 +109,8 @@ def test_a_fetch_that_fails_names_the_folder_and_the_models_that_work(folders: S
         read(folders, file_of(DATA, url=f"{server.url}/gone.bin"))
 
     text = str(caught.value)
-    assert f"Put model.bin (SHA-256 {file_of(DATA).sha256}) into {cache_folder()}." in text
+    place = f"{cache_folder()}, or into a folder that TRUTHLOOP_MODELS names."
+    assert f"Put model.bin (SHA-256 {file_of(DATA).sha256}) into {place}" in text
     assert text.endswith("These models work without: opencv_faces, opencv_people.")
 
 
@@ -121,7 +122,11 @@ def test_the_folder_that_is_named_is_the_setting_s_and_all_missing_files_are(
     with pytest.raises(ModelUnavailable, match="truthloop models pull mobilenet_v2") as caught:
         load_model(settings, Catalogue.open(settings).entry("mobilenet_v2"), fetch=False)
 
-    assert f"into {tmp_path / 'models'}." in str(caught.value)
+    place = f"into {tmp_path / 'models'}, the folder of TRUTHLOOP_MODELS"
+    assert f"{place}, which isn't there yet." in str(caught.value)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ModelUnavailable, match=f"{place}. These models work"):
+        load_model(settings, Catalogue.open(settings).entry("mobilenet_v2"), fetch=False)
     assert "mobilenet_v2_1.0_224_quant.tflite (SHA" in str(caught.value)
     assert "imagenet_labels.txt (SHA" in str(caught.value)
 

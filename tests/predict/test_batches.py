@@ -128,6 +128,25 @@ def test_images_without_pixels_are_refused_by_name(store: Store, blobs: Blobs, i
     assert {item.image_id: item.error for item in listed.items} == reasons
 
 
+def test_refused_images_are_counted_by_their_reason(store: Store, blobs: Blobs, images: list[str]) -> None:
+    loaded_alone = [f"document {number:03}" for number in range(150)]
+    store["metadata"].insert_many({"image_id": image_id} for image_id in loaded_alone)
+    batch = batches.create(store, entry=FINDER, image_ids=[*loaded_alone, images[0], "nowhere"], record_as="auto")
+    done = work(store, blobs, batch)
+
+    without_file, unknown = batches.refusals(store, batch.id)
+
+    assert (without_file.images, without_file.example, unknown.images, unknown.example) == (
+        150,
+        "document 000",
+        1,
+        "nowhere",
+    )
+    assert (len(done.refusals), done.refused) == (100, 151)
+    assert "truthloop ingest FOLDER" in without_file.reason
+    assert batches.refusals(store, batches.create(store, entry=FINDER, query="all").id) == []
+
+
 def test_results_of_a_classifier_stay_with_the_batch_and_are_paged(
     store: Store, blobs: Blobs, images: list[str]
 ) -> None:
@@ -161,6 +180,13 @@ def test_results_of_a_classifier_stay_with_the_batch_and_are_paged(
         ({"query": "all", "record_as": " "}, "record_as"),
         ({"query": "all", "record_as": "$model"}, "record_as"),
         ({"query": "all", "record_as": "1.0\0"}, "record_as"),
+        ({"query": "all", "record_as": ""}, "record_as"),
+        ({"query": "all", "record_as": "banana"}, "record_as"),
+        ({"query": "all", "record_as": "1.0-beta"}, "record_as"),
+        ({"query": "all", "record_as": "1..0"}, "record_as"),
+        ({"query": "all", "record_as": "1.0\n"}, "record_as"),
+        ({"query": "all", "record_as": "١.0"}, "record_as"),
+        ({"query": "all", "record_as": "1" * 1025}, "record_as"),
     ],
 )
 def test_a_batch_that_cannot_be_is_refused_by_field(store: Store, asked: dict[str, Any], field: str) -> None:
@@ -170,9 +196,48 @@ def test_a_batch_that_cannot_be_is_refused_by_field(store: Store, asked: dict[st
     assert batches.list(store).items == []
 
 
-def test_only_a_detector_has_boxes_to_record(store: Store) -> None:
-    with pytest.raises(InputRefused, match="classification model"):
+def test_only_a_detector_has_boxes_to_record_and_others_are_told_where_they_run(store: Store) -> None:
+    with pytest.raises(
+        InputRefused, match=r"classification model.*truthloop jobs submit tiny IMAGE.*a batch without"
+    ):
         batches.create(store, entry=ENTRY, query="all", record_as="auto")
+
+
+def test_a_batch_says_when_newer_boxes_than_its_own_are_there(store: Store, images: list[str]) -> None:
+    store["bbox.model"].insert_one({"image_id": images[0], "model_version": "10.0.0", "bboxes": []})
+
+    older = batches.create(store, entry=FINDER, query="all", record_as="9.0.0")
+    newer = batches.create(store, entry=FINDER, query="all", record_as="11")
+    apart = batches.create(store, entry=FINDER, query="all")
+
+    assert (older.newer_version, newer.newer_version, apart.newer_version) == ("10.0.0", None, None)
+    assert batches.get(store, older.id).newer_version == "10.0.0"
+
+
+def test_what_recorded_nothing_keeps_no_version(store: Store, blobs: Blobs, images: list[str]) -> None:
+    def next_version() -> str | None:
+        other = FINDER.model_copy(update={"name": "seeker"})
+        made = batches.create(store, entry=other, query="all", record_as="auto")
+        assert work(store, blobs, batches.cancel(store, made.id)).state == "cancelled"
+        store["truthloop.batches"].delete_one({"_id": made.id})
+        store["truthloop.model_versions"].delete_one({"_id": made.record_as, "model.name": "seeker"})
+        return made.record_as
+
+    work(store, blobs, batches.create(store, entry=FINDER, query="all", record_as="1.0.0"))
+    empty = batches.create(store, entry=FINDER, query="unprocessed", record_as="7.1.0")
+    assert (empty.total, next_version()) == (0, "8.0.0"), "it is reserved while it may find something"
+    assert work(store, blobs, empty).state == "succeeded"
+    assert next_version() == "2.0.0"
+    refused = batches.create(store, entry=FINDER, image_ids=["nowhere"], record_as="7.1.0")
+    assert (work(store, blobs, refused).refused, next_version()) == (1, "2.0.0")
+    # Not while another batch is to record under it, nor where that has boxes.
+    first = batches.create(store, entry=FINDER, image_ids=["nowhere"], record_as="7.1.0")
+    second = batches.create(store, entry=FINDER, image_ids=images[:1], record_as="7.1.0")
+    work(store, blobs, first)
+    assert next_version() == "8.0.0"
+    work(store, blobs, second)
+    work(store, blobs, batches.create(store, entry=FINDER, image_ids=["nowhere"], record_as="7.1.0"))
+    assert next_version() == "8.0.0"
 
 
 def test_one_version_is_one_model(store: Store, blobs: Blobs, images: list[str]) -> None:
@@ -309,10 +374,10 @@ def test_another_version_to_record_as_is_another_question(store: Store, blobs: B
         found = batches.unfinished(store, entry=FINDER, query="unprocessed", record_as=record_as)
         return found.id if found is not None else None
 
-    assert (unfinished("auto"), unfinished("5.0-test"), unfinished(None)) == (None, None, kept_apart.id)
-    tried = batches.create(store, entry=FINDER, query="unprocessed", record_as="5.0-test")
+    assert (unfinished("auto"), unfinished("5.0"), unfinished(None)) == (None, None, kept_apart.id)
+    tried = batches.create(store, entry=FINDER, query="unprocessed", record_as="5.0")
     batches.cancel(store, tried.id)
-    assert (unfinished("auto"), unfinished("5.0-test"), unfinished(None)) == (None, tried.id, kept_apart.id)
+    assert (unfinished("auto"), unfinished("5.0"), unfinished(None)) == (None, tried.id, kept_apart.id)
 
 
 @pytest.mark.parametrize("is_open", [False, True])
@@ -465,10 +530,35 @@ def test_a_worker_without_the_model_leaves_a_batch_to_others(
     claim = slices_of(store, blobs, lacking, stop, worker="lacking")
 
     assert claim({"finder": 4}.__getitem__, None, ()) is None
-    assert batches.get(store, batch.id).revision == 1
+    waiting = batches.get(store, batch.id)
+    assert (waiting.state, waiting.error, waiting.revision) == ("queued", "finder is not here", 2)
+    assert events_of(store, batch.id)[-1] == (2, "batch.delayed", "queued")
     with pytest.raises(ModelUnavailable):
         work_batch(store, blobs, batch.id, stop, loaded=lacking)
-    assert work(store, blobs, batch).predicted == 10
+    assert batches.get(store, batch.id) == waiting, "the same reason is said once"
+
+    held = take(store, blobs)
+    assert batches.get(store, batch.id).error is None
+    assert slices_of(store, blobs, lacking, stop, worker="lacking")({"finder": 4}.__getitem__, None, ()) is None
+    assert batches.get(store, batch.id).error is None, "others work it"
+    held.finish(found(held))
+    done = work(store, blobs, batch)
+    assert (done.predicted, done.error) == (10, None)
+    assert_events_in_order(store, done)
+
+
+def test_who_would_work_a_batch_here_without_its_model_leaves_the_reason(
+    store: Store, blobs: Blobs, images: list[str]
+) -> None:
+    def lacks(entry: CatalogueEntry) -> Any:
+        raise ModelUnavailable(f"{entry.name} is not here")
+
+    batch = batches.create(store, entry=FINDER, query="all", record_as="auto")
+    with pytest.raises(ModelUnavailable):
+        work_batch(
+            store, blobs, batch.id, threading.Event(), loaded=LoadedModels({"finder": FINDER}.__getitem__, lacks)
+        )
+    assert batches.get(store, batch.id).error == "finder is not here"
 
 
 def test_another_file_under_the_same_version_records_nothing(

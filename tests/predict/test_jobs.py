@@ -2,12 +2,15 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from predict.given import ENTRY, OTHER, Image, events_of, queued
+from predict.given import ENTRY, OTHER, Image, events_of, queued, take_next
+from truthloop.blobs import Blobs
 from truthloop.errors import Conflict, CursorRefused, InputRefused, NotFound, QueueFull, RevisionMismatch
 from truthloop.predict import jobs, results
+from truthloop.predict.claim import put_back
 from truthloop.predict.documents import Job, JobState
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.store.connection import Store
@@ -202,3 +205,29 @@ def test_waiting_ends_with_the_job_or_with_the_time(store: Store) -> None:
     canceller.join()
     with pytest.raises(NotFound):
         results.wait(store, "no such job")
+
+
+def test_who_waits_is_told_why_a_job_was_put_back(store: Store, tmp_path: Path) -> None:
+    job = queued(store)
+    claim = take_next(store, worker="me")
+    assert claim is not None
+    told: list[str | None] = []
+
+    def tell(now: Job) -> None:
+        told.append(now.error)
+        if len(told) == 1:
+            put_back(store, claim.token, claim.jobs, error="the model is away", unavailable=True)
+        elif now.error is not None:
+            jobs.cancel(store, job.id)
+
+    results.wait(store, job.id, seconds=60, progress=tell)
+
+    assert told[0] is None
+    assert told[-1] == "the model is away"
+    other = queued(store)
+    claim = take_next(store, worker="me")
+    assert claim is not None
+    put_back(store, claim.token, claim.jobs, error="the model is away", unavailable=True)
+    blobs = Blobs.open(store.settings.model_copy(update={"blobs": f"file://{tmp_path}/blobs"}))
+    with pytest.raises(NotFound, match="no result yet; it is queued: the model is away"):
+        results.result(store, blobs, other.id)

@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from predict.given import ENTRY, Image, events_of, queued, take_next
+from predict.given import ENTRY, Image, events_of, queued, take_next, with_result
 from truthloop.errors import Conflict
 from truthloop.predict import claim as claims
 from truthloop.predict import jobs
@@ -175,8 +175,7 @@ class Life(RuleBasedStateMachine):
             job_id: self.attempts[job_id] for job_id in there
         }
         assert all("lease" in job for job in there.values() if job["state"] == "running")
-        results = {each["_id"] for each in self.store["truthloop.results"].find()}
-        assert results == {job_id for job_id, state in self.states.items() if state == "succeeded"}
+        assert with_result(self.store) == {job_id for job_id, state in self.states.items() if state == "succeeded"}
 
     def teardown(self) -> None:
         for job_id, revision in [*self.revisions.items(), *self.deleted.items()]:

@@ -153,6 +153,16 @@ def test_a_task_finds_what_the_function_finds(workspace, worker, shared_data):
     assert (task.classes, task.objects) == (here.classes, here.objects)
 
 
+def test_a_task_without_a_chosen_tolerance_tells_the_one_that_was_used(workspace, worker, shared_data):
+    image = photograph(shared_data, "segmentation_input_rotation0.jpg")
+    job = workspace.outlines.submit(image)
+    assert workspace.outlines.get(job.id).tolerance is None or workspace.jobs.get(job.id).state.is_final
+    wait_until(lambda: workspace.jobs.get(job.id).state.is_final)
+
+    assert workspace.outlines.get(job.id).tolerance == 1.0
+    assert workspace.jobs.result(job.id).tolerance == outline(workspace.settings, image).outlines.tolerance == 1.0
+
+
 def test_a_task_that_waits_has_no_objects_yet(workspace, shared_data):
     job = workspace.outlines.submit(photograph(shared_data, "cow.jpg"))
     task = workspace.outlines.get(job.id)
@@ -173,11 +183,10 @@ def test_what_is_refused_leaves_neither_a_job_nor_a_file(workspace, shared_data,
         (b"no image", {}),
         (photograph(shared_data, "cow.jpg"), {"model": "mobilenet_v2"}),
         (photograph(shared_data, "cow.jpg"), {"tolerance": -1}),
+        (photograph(shared_data, "cow.jpg"), {"model": "no_such_model"}),
     ):
         with pytest.raises(InputRefused):
             workspace.outlines.submit(image, **more)
-    with pytest.raises(NotFound):
-        workspace.outlines.submit(photograph(shared_data, "cow.jpg"), model="no_such_model")
 
     assert workspace.jobs.list().items == []
     assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []

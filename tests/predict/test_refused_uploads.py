@@ -48,7 +48,7 @@ def executed(workspace: Workspace, *, cancelled: bool = False) -> None:
         (executed, QueueFull),
         (lambda full: executed(full, cancelled=True), Conflict),
         (lambda full: full.jobs.execute("no-such-job", image=noise(1)), NotFound),
-        (lambda full: full.jobs.submit("no_such_model", image=noise(1)), NotFound),
+        (lambda full: full.jobs.submit("no_such_model", image=noise(1)), InputRefused),
         (lambda full: full.jobs.create("opencv_faces", image=noise(1), deadline_seconds=-1), InputRefused),
         (lambda full: full.jobs.submit("opencv_faces", image=noise(1), options={"x": 1}), InputRefused),
     ],

@@ -20,6 +20,7 @@ from predict.given import (
     queued,
     take_next,
     wait_until,
+    with_result,
     working,
 )
 from truthloop.blobs import Blobs
@@ -372,7 +373,7 @@ def test_the_result_of_a_cancelled_or_deleted_job_is_dropped_and_the_others_are_
 
     assert jobs.get(store, cancelled.id).state == JobState.CANCELLED
     assert jobs.get(store, kept.id).state == JobState.SUCCEEDED
-    assert [found["_id"] for found in store["truthloop.results"].find()] == [kept.id]
+    assert with_result(store) == {kept.id}
     assert events_of(store, deleted.id)[-2:] == [
         (4, "job.cancelled", "cancelled"),
         (5, "job.deleted", "cancelled"),
@@ -510,4 +511,22 @@ def test_a_large_result_lies_in_the_blob_store(
     stored = store["truthloop.results"].find_one({"_id": job.id})
     assert stored is not None
     assert "answer" not in stored
+    assert with_result(store) == {job.id}
     assert results.result(store, blobs, job.id).labels is not None
+
+
+def test_a_small_result_lies_in_its_job_and_a_larger_one_beside_it(store: Store, blobs: Blobs) -> None:
+    small, large = queued(store), queued(store)
+    many = {**RESULT, "answer": {"labels": [{"label": "x" * 100, "score": 0.5}] * 100}}
+    taken = take_next(store, worker="me")
+    assert taken is not None
+    outcomes = [Done(job=job, result=RESULT if job.id == small.id else many) for job in taken.jobs]
+
+    assert finish(store, taken.token, outcomes) == 2
+
+    assert [found["_id"] for found in store["truthloop.results"].find()] == [large.id]
+    assert with_result(store) == {small.id, large.id}
+    assert [len(results.result(store, blobs, each.id).labels or ()) for each in (small, large)] == [0, 100]
+    jobs.delete(store, small.id)
+    jobs.delete(store, large.id)
+    assert with_result(store) == set()

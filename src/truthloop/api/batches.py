@@ -42,6 +42,7 @@ EXAMPLE: dict[str, Any] = {
     "model_version": "1.0.0",
     "query": "unprocessed",
     "record_as": "3.0.0",
+    "newer_version": NULL,
     "total": 342,
     "done": 256,
     "predicted": 255,
@@ -115,8 +116,11 @@ class NewBatch(BaseModel):
         default=None,
         min_length=1,
         max_length=64,
+        # Told, and checked where it is used: that says better what is meant than the pattern would.
+        json_schema_extra={"pattern": "^(auto|[0-9]+([.][0-9]+)*)$"},
         description="Of a detection model: the version in `bbox.model` under which its boxes are recorded; `auto` "
-        "for the one under which this very model stands there, else a new one. Without it, the batch keeps them.",
+        "for the one under which this very model stands there, else a new one; otherwise numbers with dots "
+        "between them. Without it, the batch keeps the boxes.",
         examples=["auto"],
     )
 
@@ -165,7 +169,7 @@ def get_batches(
     responses={
         202: {"content": {"application/json": {"example": QUEUED_EXAMPLE}}, "headers": QUEUED_HEADERS},
         **documented_http(415),
-        **documented(InputRefused, NotFound, Conflict, DatabaseUnavailable),
+        **documented(InputRefused, Conflict, DatabaseUnavailable),
     },
     openapi_extra=described(NewBatch, {"model": "opencv_faces", "query": "unprocessed", "record_as": "auto"}),
 )

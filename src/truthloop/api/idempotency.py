@@ -18,7 +18,7 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError
 
 from truthloop.api.access import Access
-from truthloop.errors import InputRefused, TruthloopError
+from truthloop.errors import DatabaseUnavailable, InputRefused, TruthloopError
 from truthloop.store.connection import Store
 from truthloop.workspace import Workspace
 
@@ -77,16 +77,19 @@ class Once:
 
         try:
             return tell(make(note))
-        except (_Taken, TruthloopError):
+        except (_Taken, TruthloopError) as error:
+            clash = error
             # A clash may be one with the first request of this key, which was quicker.
             earlier = self._earlier(fingerprint)
-            if earlier is None:
-                raise
+        if earlier is not None:
             return earlier
+        if isinstance(clash, _Taken):  # a failover has taken that request back
+            raise DatabaseUnavailable("Another request with this key was just undone. Try again.") from clash
+        raise clash
 
     def _earlier(self, fingerprint: str) -> Response | None:
-        with self._store.errors():
-            found = self._store[COLLECTION].find_one({"_id": self._id})
+        # The answer tells of a change, so it is given again only when the change lasts.
+        found = self._store.find_lasting(COLLECTION, self._id, unless=lambda found: found is None)
         if found is None:
             return None
         if found["fingerprint"] != fingerprint:

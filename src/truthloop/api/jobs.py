@@ -90,6 +90,7 @@ RESULT_EXAMPLE: dict[str, Any] = {
     "boxes": [{"label": "face", "score": 0.93, "left": 0.31, "top": 0.12, "right": 0.52, "bottom": 0.48}],
     "classes": NULL,
     "objects": NULL,
+    "tolerance": NULL,
 }
 CREATED_EXAMPLE = EXAMPLE | {
     "revision": 1,
@@ -170,7 +171,12 @@ def get_jobs(
     state: Annotated[JobState | None, Query(description="Only jobs in this state.", examples=["queued"])] = None,
     model: Annotated[
         str | None,
-        Query(min_length=1, max_length=64, description="Only jobs of this model.", examples=["opencv_faces"]),
+        Query(
+            min_length=1,
+            max_length=64,
+            description="Only jobs of this model, also if it isn't in the catalogue any more.",
+            examples=["opencv_faces"],
+        ),
     ] = None,
     created_after: Annotated[
         Time | None,
@@ -207,9 +213,7 @@ def get_jobs(
             "headers": QUEUED_HEADERS,
         },
         **documented_http(400, 408, 415),
-        **documented(
-            InputRefused, ImageRefused, NotFound, QueueFull, DatabaseUnavailable, StorageUnavailable, DiskFull
-        ),
+        **documented(InputRefused, ImageRefused, QueueFull, DatabaseUnavailable, StorageUnavailable, DiskFull),
     },
     openapi_extra={"requestBody": NEW_JOB_BODY},
 )
@@ -313,11 +317,11 @@ async def post_execution(
 def patch_job(
     workspace: WorkspaceDep,
     job_id: JobId,
-    revision: IfMatch,
+    revisions: IfMatch,
     changes: JobChangesDep,
 ) -> Response:
     """Changes a job that hasn't been executed yet. `If-Match` carries the ETag of the job as it was read."""
-    job = workspace.jobs.update(job_id, revision=revision, **changes.model_dump(exclude_unset=True))
+    job = workspace.jobs.update(job_id, revision=revisions, **changes.model_dump(exclude_unset=True))
     return of_revision(job, job.revision)
 
 

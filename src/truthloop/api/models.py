@@ -30,6 +30,7 @@ LIST_EXAMPLE: dict[str, Any] = {
             "reason": "version is missing. Add it.",
         }
     ],
+    "warning": NULL,
     "next": NULL,
 }
 EXAMPLE: dict[str, Any] = ITEM_EXAMPLE | {

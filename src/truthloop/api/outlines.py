@@ -55,7 +55,7 @@ EXAMPLE: dict[str, Any] = {
     "state": "succeeded",
     "error": NULL,
     "model": DEFAULT_MODEL,
-    "tolerance": NULL,
+    "tolerance": 4.98,
     "image_id": "60d8ee1fb21ac1d8a8d2b1d8d0e0a2c1e3c0ab9e7cbd7f0a5e9f8f3a5ee6a3c1",
     "width": 1280,
     "height": 720,
@@ -73,7 +73,7 @@ EXAMPLE: dict[str, Any] = {
 }
 WAITING_EXAMPLE = EXAMPLE | {
     "state": "queued",
-    **dict.fromkeys(("width", "height", "classes", "objects"), NULL),
+    **dict.fromkeys(("tolerance", "width", "height", "classes", "objects"), NULL),
 }
 
 
@@ -182,7 +182,6 @@ _BODY: dict[str, Any] = {
         **documented(
             InputRefused,
             ImageRefused,
-            NotFound,
             QueueFull,
             TooManyRequests,
             DatabaseUnavailable,

@@ -16,6 +16,7 @@ from truthloop.errors import InputRefused, RevisionMismatch
 # May be kept, but is asked for again before it is used; without this the guard's `no-store` would forbid it.
 REVALIDATED = "private, no-cache"
 _ETAG = re.compile(r'(W/)?"([!#-~]{0,18})"')
+_ETAGS = re.compile(rf"{_ETAG.pattern}(\s*,\s*{_ETAG.pattern})*")
 
 
 def etag(revision: int) -> str:
@@ -28,23 +29,23 @@ def etag(revision: int) -> str:
 
 
 async def _if_match(
-    tag: Annotated[str | None, Header(alias="If-Match", max_length=255, include_in_schema=False)] = None,
-) -> int | None:
-    if tag is None:
+    tags: Annotated[str | None, Header(alias="If-Match", max_length=255, include_in_schema=False)] = None,
+) -> frozenset[int] | None:
+    if tags is None:
         raise HTTPException(
             428, "Give the ETag of what you read as If-Match, or `*` to change whatever stands there."
         )
-    if tag.strip() == "*":
+    if tags.strip() == "*":
         return None
-    found = _ETAG.fullmatch(tag.strip())
-    if found is None:
+    if _ETAGS.fullmatch(tags.strip()) is None:
         raise InputRefused(
-            f"If-Match is {tag[:64]!r}, which is no ETag. Give the one of what you read, quotes and all.",
+            f"If-Match is {tags[:64]!r}, which is no ETag. Give the one of what you read, quotes and all.",
             errors={"If-Match": "is no ETag"},
         )
-    if found[1] or not found[2].isdecimal():
-        raise RevisionMismatch(f"If-Match is {tag[:64]}, an ETag that none of ours equals. Read it again.")
-    return int(found[2])
+    revisions = frozenset(int(tag) for weak, tag in _ETAG.findall(tags) if not weak and tag.isdecimal())
+    if not revisions:
+        raise RevisionMismatch(f"If-Match is {tags[:64]}, an ETag that none of ours equals. Read it again.")
+    return revisions
 
 
 async def _if_none_match(
@@ -60,8 +61,8 @@ async def _if_none_match(
     return tags or ""
 
 
-# The revision that the request asks for; None for any.
-IfMatch = Annotated[int | None, Depends(_if_match)]
+# The revisions of which the request asks for one; None for any.
+IfMatch = Annotated[frozenset[int] | None, Depends(_if_match)]
 IfNoneMatch = Annotated[str, Depends(_if_none_match)]
 
 
@@ -110,6 +111,6 @@ IF_MATCH_PARAMETER: dict[str, Any] = {
     "in": "header",
     "required": True,
     "description": "The `ETag` of what was read, so that of two who change it at once the second is told; `*` for "
-    "whatever stands there.",
-    "schema": {"type": "string", "pattern": '^([*]|"[0-9]{1,18}")$', "examples": ['"1"']},
+    "whatever stands there. Of several, with commas, one must be the present one.",
+    "schema": {"type": "string", "pattern": '^([*]|"[0-9]{1,18}"(, ?"[0-9]{1,18}")*)$', "examples": ['"1"']},
 }

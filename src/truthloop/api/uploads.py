@@ -20,21 +20,21 @@ from truthloop.errors import (
     StorageUnavailable,
 )
 from truthloop.ingest.image_header import MEDIA_TYPES
-from truthloop.ingest.images import MAX_NAME, IngestedImage
+from truthloop.ingest.images import MAX_NAME, ImageFacts, IngestedImage
 from truthloop.ingest.thumbnails import MEDIA_TYPE, Size
 
 router = APIRouter(tags=["images"])
 
 IMAGE_ID = "9d5e3ecf4ba1e6c8b1dbb0a4d1d8f2b5c0f9f7f2f6d2b7b4a1f0a6d3c2e1b0f9"
-EXAMPLE: dict[str, Any] = {
+FACTS_EXAMPLE: dict[str, Any] = {
     "image_id": IMAGE_ID,
-    "state": "new",
     "width": 512,
     "height": 600,
     "media_type": "image/jpeg",
     "capture_timestamp": 1681533506.925,
     "source": "hopper.jpg",
 }
+EXAMPLE = FACTS_EXAMPLE | {"state": "new"}
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}, "example": "(bytes)"}
 # An image as a request's body, for the OpenAPI entries of routes that read it with `received`.
 IMAGE_BODY: dict[str, Any] = {
@@ -168,11 +168,11 @@ async def get_thumbnail(
     "/images/{image_id:path}",
     summary="An image",
     responses={
-        200: {"content": {"application/json": {"example": {**EXAMPLE, "state": "already_there"}}}},
+        200: {"content": {"application/json": {"example": FACTS_EXAMPLE}}},
         **documented(NotFound, DatabaseUnavailable),
     },
 )
-def get_image(workspace: WorkspaceDep, image_id: ImageId) -> IngestedImage:
+def get_image(workspace: WorkspaceDep, image_id: ImageId) -> ImageFacts:
     """What is known of an image whose file was sent or ingested."""
     return workspace.image(image_id)
 

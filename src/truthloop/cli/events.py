@@ -129,5 +129,5 @@ def _write(event: "Event", *, as_json: bool) -> None:
     from truthloop.events.text import text
 
     if sys.stdout.isatty():
-        console().print(f"[dim]{event.time.astimezone():%Y-%m-%d %H:%M:%S}[/dim]  ", end="")
+        console().print(f"[dim]{event.time:%Y-%m-%d %H:%M:%S} UTC[/dim]  ", end="")
     write(text(event))

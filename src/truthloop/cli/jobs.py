@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, count, messages, write, write_json
+from truthloop.cli.screen import console, count, messages, number_of, write, write_json
 from truthloop.errors import FileRefused
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.table import Table
 
     from truthloop.predict.documents import Batch, BatchPage, Job, JobPage
@@ -250,9 +252,16 @@ def _wait_and_show(
 ) -> None:
     from truthloop.cli.screen import waiting
 
+    told: list[str] = []
+
+    def tell(job: "Job") -> None:
+        if job.error is not None and job.error not in told:
+            told.append(job.error)
+            messages().print(f"The job waits: {job.error}", style="yellow", markup=False)
+
     if seconds:
         with waiting("Waiting for the job ..."):
-            workspace.jobs.wait(job_id, seconds=seconds)
+            workspace.jobs.wait(job_id, seconds=seconds, progress=tell)
     found = workspace.jobs.result(job_id)
     if plot is not None:
         plot.write_bytes(workspace.jobs.picture(job_id))
@@ -292,6 +301,7 @@ def _show_batch(batch: "Batch", *, as_json: bool) -> None:
         ("model", f"{batch.model} {batch.model_version}"),
         ("images", batch.query or "listed"),
         ("recorded as", batch.record_as),
+        ("newer there", batch.newer_version),
         ("done", f"{count(batch.done)} of {count(batch.total)}"),
         ("predicted", count(batch.predicted)),
         ("already there", count(batch.already_there) if batch.already_there else None),
@@ -323,10 +333,10 @@ def _jobs_table(page: "JobPage") -> "Table":
     table.add_column("job", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("model", overflow="fold")
-    table.add_column("created", no_wrap=True)
+    table.add_column("created, UTC", no_wrap=True)
     for job in page.items:
         colour = {"failed": "red", "succeeded": "green"}.get(job.state, "")
-        table.add_row(job.id, Text(job.state, colour), job.model, f"{job.created_at.astimezone():%m-%d %H:%M}")
+        table.add_row(job.id, Text(job.state, colour), job.model, f"{job.created_at:%m-%d %H:%M}")
     return table
 
 
@@ -365,7 +375,7 @@ def _show_result(found: "JobResult") -> None:
     if len(fields) > SHOWN:
         out.print(f"and {count(len(fields) - SHOWN)} more; --json shows all")
     if found.objects is not None:
-        out.print(f"{count(len(found.objects))} objects; --json has their outlines.")
+        out.print(f"{number_of(len(found.objects), 'object')}; --json has their outlines.")
 
 
 def _in_a_line(found: Any) -> str:
@@ -373,9 +383,9 @@ def _in_a_line(found: Any) -> str:
     if found.labels is not None:
         return ", ".join(f"{label.label} {label.score:.2f}" for label in found.labels[:3])
     if found.boxes is not None:
-        return f"{len(found.boxes)} boxes"
-    return f"{len(found.objects or [])} objects"
+        return number_of(len(found.boxes), "box")
+    return number_of(len(found.objects or []), "object")
 
 
-def _time(time: Any) -> str | None:
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time is not None else None
+def _time(time: "datetime | None") -> str | None:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time is not None else None

@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name, as
 
 _STATES = {
     "built_in": ("built in", "green"),
-    "there": ("here", "green"),
+    "there": ("there", "green"),
     "missing": ("to fetch", ""),
     "wrong": ("wrong file", "bold red"),
 }
@@ -34,7 +34,7 @@ _STATES = {
 
 @app.command("list")
 def list_all(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
-    """List the models of the catalogue, and whether their files are here.
+    """List the models of the catalogue, and whether their files are there.
 
     `built in` needs no file. `to fetch` is fetched by `pull` and `try`.
     """
@@ -53,6 +53,8 @@ def list_all(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG0
     console().print(table)
     for bad in models.unusable:
         messages().print(f"{bad.name}: {bad.reason}", style="yellow", markup=False, soft_wrap=True)
+    if models.warning is not None:
+        messages().print(models.warning, style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command("show")
@@ -74,7 +76,7 @@ def pull(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Fetch the files of models that aren't here yet, and verify them.
+    """Fetch the files of models that aren't there yet, and verify them.
 
     They go to the cache of this user, for all processes. What can't be fetched is named with its reason, the rest
     is fetched, and the exit code is 1.
@@ -288,12 +290,12 @@ def _show(facts: "ModelFacts") -> None:
             table.add_row("", escape(f"from {origin}"))
         if file.path is None:
             table.add_row(
-                "", escape(f"Not here. `truthloop models pull {facts.name}`, or put it into {facts.folder}")
+                "", escape(f"Not there. `truthloop models pull {facts.name}`, or put it into {facts.folder}")
             )
         elif file.state == "wrong":
             table.add_row("", escape(f"{file.path} has another SHA-256 and isn't used."), style="red")
         else:
-            table.add_row("", escape(f"here: {file.path}"))
+            table.add_row("", escape(f"there: {file.path}"))
     console().print(table)
 
 

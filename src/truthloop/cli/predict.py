@@ -10,12 +10,12 @@ from truthloop.cli.options import Debug, Json, open_workspace
 from truthloop.cli.screen import console, count, messages, number_of, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from truthloop.predict.documents import Batch
+    from truthloop.predict.documents import Batch, Refusals
 
-# As many refused images as the screen names.
-EXAMPLES = 5
+# For as many reasons the screen says how many images were refused.
+REASONS = 5
 
 
 def predict(
@@ -33,8 +33,8 @@ def predict(
         typer.Option(
             "--as",
             metavar="VERSION",
-            help="The model version under which the boxes are recorded. Default: the one under which this very "
-            "model stands there, else the next major version.",
+            help="The model version under which the boxes are recorded, such as 2.0.0. Default: the one under "
+            "which this very model stands there, else the next major version.",
         ),
     ] = None,
     as_json: Json = False,
@@ -42,8 +42,8 @@ def predict(
 ) -> None:
     """Run a model over images of the workspace, and record its boxes in `bbox.model`.
 
-    It goes on where the same command was interrupted. Images that were loaded without their files are named and
-    left out; the exit code is 1 if any were.
+    It goes on where the same command was interrupted. Images that were loaded without their files are counted and
+    left out; the exit code is 1 if any were. For models of other tasks there is `truthloop jobs`.
     """
     from truthloop.cli.stopping import stop_at_signals
     from truthloop.predict.documents import BatchState
@@ -57,35 +57,39 @@ def predict(
             model,
             image_ids=image_ids or None,
             query=None if image_ids else "all" if all_images else "unprocessed",
-            record_as=record_as or "auto",
+            record_as="auto" if record_as is None else record_as,
             stop=stop,
             progress=progress,
         )
+        refusals = workspace.batches.refusals(batch.id) if batch.refused else []
     if as_json:
         write_json(batch)
     else:
-        _show(batch)
+        _show(batch, refusals)
     if batch.state != BatchState.SUCCEEDED or batch.refused:
         raise typer.Exit(1)
 
 
-def _show(batch: "Batch") -> None:
+def _show(batch: "Batch", refusals: "Sequence[Refusals]") -> None:
     from truthloop.predict.documents import BatchState
 
     out = console()
+    recorded = f", recorded as model version {batch.record_as}" if batch.predicted else ""
     out.print(
-        f"{number_of(batch.predicted, 'image')} predicted by {batch.model} {batch.model_version}, recorded as "
-        f"model version {batch.record_as}.",
+        f"{number_of(batch.predicted, 'image')} predicted by {batch.model} {batch.model_version}{recorded}.",
         markup=False,
     )
     if batch.already_there:
-        out.print(f"{number_of(batch.already_there, 'image')} had them before.")
+        out.print(
+            f"{number_of(batch.already_there, 'image')} had them before, as model version {batch.record_as}.",
+            markup=False,
+        )
     if batch.refused:
         out.print(f"{number_of(batch.refused, 'image')} refused:")
-        for refusal in batch.refusals[:EXAMPLES]:
-            out.print(f"  {refusal.image_id}: {refusal.reason}", markup=False)
-        if (more := batch.refused - len(batch.refusals[:EXAMPLES])) > 0:
-            out.print(f"  and {count(more)} more: truthloop batches results {batch.id}")
+        for each in refusals[:REASONS]:
+            which = f"such as {each.example}" if each.images > 1 else each.example
+            out.print(f"  {count(each.images)} ({which}): {each.reason}", markup=False)
+        out.print(f"All of them: truthloop batches results {batch.id}", style="dim")
     if batch.state == BatchState.FAILED:
         out.print(f"It failed: {batch.error}", style="red", markup=False)
     elif batch.state == BatchState.CANCELLED:
@@ -111,8 +115,17 @@ def _progress() -> Iterator["Callable[[Batch], None]"]:
     )
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("Predicting ...", total=None)
+        told: list[bool] = []
 
         def show(batch: "Batch") -> None:
+            if batch.newer_version is not None and not told:
+                told.append(True)
+                bar.console.print(
+                    f"There are boxes under version {batch.newer_version}, which is newer than {batch.record_as}: "
+                    "of an image that has both, those count and not the ones recorded now.",
+                    style="yellow",
+                    markup=False,
+                )
             bar.update(task, completed=batch.done, total=batch.total or None)
 
         yield show

@@ -1,11 +1,12 @@
 """What the commands share in writing to the terminal: consoles, JSON, counts and fractions."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import ROUND_HALF_UP, Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 
@@ -25,10 +26,24 @@ class _Console(Console):
 UNBROKEN = 100_000
 
 
+class _Stripped:
+    """A stream without the blanks at the ends of lines, with which a table fills its last column."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(re.sub(r" +\n", "\n", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def console() -> Console:
     """The standard output: what the command answers. Plain and unbroken where it isn't a terminal."""
-    is_terminal = sys.stdout.isatty()
-    return _Console(highlight=False, soft_wrap=not is_terminal, width=None if is_terminal else UNBROKEN)
+    if sys.stdout.isatty():
+        return _Console(highlight=False)
+    return _Console(highlight=False, soft_wrap=True, width=UNBROKEN, file=cast("TextIO", _Stripped(sys.stdout)))
 
 
 def messages() -> Console:
@@ -57,19 +72,20 @@ def write_json(answer: "BaseModel | Mapping[str, Any]", *, one_line: bool = Fals
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """Says what is being waited for, on a terminal, for as long as it lasts."""
-    with _spinning(text):
+    with spinning(text):
         yield
 
 
 @contextmanager
 def counting() -> Iterator[Callable[[int], None]]:
     """Says, on a terminal, how many images have been counted, where it comes to counting them all."""
-    with _spinning("Counting ...") as show:
+    with spinning("Counting ...") as show:
         yield lambda number: show(f"Counting ... {number_of(number, 'image')}")
 
 
 @contextmanager
-def _spinning(text: str) -> Iterator[Callable[[str], None]]:
+def spinning(text: str) -> Iterator[Callable[[str], None]]:
+    """As `waiting`, for what can say how far it is: gives what changes the text."""
     from rich.live import Live
     from rich.spinner import Spinner
 

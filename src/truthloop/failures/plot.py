@@ -32,6 +32,8 @@ BESIDE, COLUMNS = 4, 4
 HEAD_INCHES, LEFT_INCHES, GAP_INCHES = 1.0, 0.4, 0.25
 # More in one picture are not to be told apart; the others are in the answer.
 MAX_VERSIONS, MAX_ITEMS = 4, 24
+# A SHA-256 stands in the title as a whole; of longer ids the middle is left out.
+MAX_TITLE = 72
 # A number in a panel is so wide and so high.
 NUMBER_INCHES = 0.19
 
@@ -138,11 +140,12 @@ def _limits(numbered: Sequence[_Numbered]) -> tuple[float, float]:
 
 
 def _heading(figure: Figure, failures: ImageFailures, total: float) -> None:
+    title = _without_middle(escaped(failures.image_id), MAX_TITLE)
     figure.text(
         LEFT_INCHES / WIDTH_INCHES,
         1 - 0.42 / total,
-        _shortened(escaped(failures.image_id), 60),
-        size=16,
+        title,
+        size=16 * 60 / max(60, len(title)),
         weight="bold",
         color=INK,
         va="center",
@@ -415,6 +418,12 @@ def _foot(figure: Figure, failures: ImageFailures, rows: Sequence[_Row], total: 
         number = len(failures.invalid)
         notes.append(f"{number} {'box' if number == 1 else 'boxes'} without an area or unreadable: not compared.")
     figure.text(x, y + 0.025 / total, "  ".join(notes), size=9, color=MUTED, va="center")
+
+
+def _without_middle(text: str, length: int) -> str:
+    """The text, or its two ends: of ids that are alike in one of them the other tells them apart."""
+    end = (length - 1) // 2
+    return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
 def _shortened(text: str, length: int) -> str:

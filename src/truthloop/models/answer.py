@@ -5,7 +5,7 @@ from typing import TypeAlias
 from pydantic import Field
 
 from truthloop.answers import Answer
-from truthloop.contours import ObjectOutline, fractions_of, objects_of
+from truthloop.contours import ObjectOutline, default_tolerance, fractions_of, objects_of
 from truthloop.models.documents import Boxes, ClassMap, Labels, Prediction
 
 
@@ -44,3 +44,18 @@ def answer_of(
         classes=[ClassFraction(label=label, fraction=part) for label, part in fractions_of(classes, labels)],
         objects=objects_of(classes, prediction.scores, labels, width=width, height=height, tolerance=tolerance),
     )
+
+
+def tolerance_of(prediction: ClassMap, *, width: int, height: int, chosen: float | None) -> float:
+    """The tolerance of the outlines in an answer, as it is told: the chosen one, or one cell of the map.
+
+    Args:
+        prediction: what the model said.
+        width: of the upright image, in pixels.
+        height: of the upright image, in pixels.
+        chosen: by who asked, in pixels of the image; None for nobody.
+    """
+    if chosen is not None:
+        return chosen
+    rows, columns = prediction.classes.shape
+    return round(default_tolerance((rows, columns), width=width, height=height), 2)

@@ -34,6 +34,16 @@ def folder_for(settings: Settings) -> Path:
     return settings.models or cache_folder()
 
 
+def missing_folder(settings: Settings) -> str | None:
+    """What is to be said where TRUTHLOOP_MODELS names a folder that isn't there; else None."""
+    if settings.models is None or settings.models.is_dir():
+        return None
+    return (
+        f"TRUTHLOOP_MODELS is {settings.models}, which is no folder. Make it and put the models' files there, or "
+        "unset it."
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileState:
     """A file of a model and where it stands."""
@@ -81,7 +91,7 @@ def read_file(
     if found is not None:
         return found
     if not fetch:
-        raise _unavailable(settings, entry, file, f"isn't here. Run `truthloop models pull {entry.name}`, or put")
+        raise _unavailable(settings, entry, file, f"isn't there. Run `truthloop models pull {entry.name}`, or put")
     try:
         with _one_at_a_time(file):
             # Another process may have fetched it meanwhile.
@@ -167,8 +177,14 @@ def _unavailable(settings: Settings, entry: CatalogueEntry, file: ModelFile, wha
         for other in Catalogue.open(settings).entries()
         if other.name != entry.name and is_there(settings, other)
     ]
+    if settings.models is None:
+        where = f"{cache_folder()}, or into a folder that TRUTHLOOP_MODELS names"
+    else:
+        where = f"{settings.models}, the folder of TRUTHLOOP_MODELS"
+        if not settings.models.is_dir():
+            where += ", which isn't there yet"
     return ModelUnavailable(
-        f"{file.name} of the model {entry.name} {what} {' and '.join(missing)} into {folder_for(settings)}. "
+        f"{file.name} of the model {entry.name} {what} {' and '.join(missing)} into {where}. "
         f"These models work without: {', '.join(others)}."
     )
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from truthloop.answers import Answer
 from truthloop.models.catalogue import Catalogue
 from truthloop.models.documents import CatalogueEntry, RuntimeName, Task
-from truthloop.models.files import file_states, folder_for
+from truthloop.models.files import file_states, folder_for, missing_folder
 from truthloop.settings import Settings
 
 State: TypeAlias = Literal["built_in", "there", "missing", "wrong"]
@@ -45,6 +45,9 @@ class ModelList(Answer):
     unusable: list[UnusableItem] = Field(
         default=[], description="Entries of this installation that can't be used; the other models can."
     )
+    warning: str | None = Field(
+        default=None, description="What is wrong with the folder of TRUTHLOOP_MODELS; null where nothing is."
+    )
     next: str | None = Field(default=None, description="Always null: the catalogue is one page.")
 
 
@@ -79,6 +82,7 @@ def list_models(settings: Settings) -> ModelList:
         unusable=[
             UnusableItem(name=bad.name, path=str(bad.path), reason=str(bad.reason)) for bad in catalogue.unusable()
         ],
+        warning=missing_folder(settings),
     )
 
 

@@ -1,5 +1,6 @@
 """One change of one batch, with its event, in the caller's transaction."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from pymongo import ReturnDocument
@@ -92,7 +93,8 @@ def stored_batch(store: Store, batch_id: str, session: ClientSession | None = No
     Raises:
         NotFound: there is none.
     """
-    with store.errors():
+    # Inside a transaction its own repetition needs PyMongo's errors as they are.
+    with store.errors() if session is None else nullcontext():
         document = store[BATCHES].find_one({"_id": batch_id}, {"image_ids": 0}, session=session)
     if document is None:
         raise NotFound(f"There is no batch {batch_id[:64]!r}.")

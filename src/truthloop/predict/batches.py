@@ -20,10 +20,12 @@ from truthloop.predict.batch_change import OPEN, TOLD, change_batch, record_batc
 from truthloop.predict.change import NOW
 from truthloop.predict.documents import (
     BATCHES,
+    RESULTS,
     Batch,
     BatchPage,
     BatchState,
     Query,
+    Refusals,
 )
 from truthloop.predict.jobs import check_limit, checked_job_cursor
 from truthloop.predict.record import (
@@ -31,10 +33,12 @@ from truthloop.predict.record import (
     VersionTaken,
     checked_version,
     choose_version,
+    newer_than,
     provenance,
     reserve_version,
     standing_versions,
 )
+from truthloop.predict.results import results_of
 from truthloop.store.connection import Document, Store
 
 if TYPE_CHECKING:
@@ -65,22 +69,24 @@ def create(
         image_ids: the images to be worked, at most 10,000; each counts once.
         query: instead of them `unprocessed`, the images without any prediction in `bbox.model`, or `all`.
         record_as: of a detection model, the version in `bbox.model` under which its boxes are recorded; `auto`
-            for the one under which this very model stands there, else a new one. None keeps the results with the
-            batch.
+            for the one under which this very model stands there, else a new one. It may be older than others that
+            are there, which `newer_version` of the batch then says. None keeps the results with the batch.
         also: what belongs to the change, done in its transaction.
 
     Raises:
-        InputRefused: neither or both of `image_ids` and `query`, too many or unusable ids, or boxes to be recorded
-            of a model that finds none.
+        InputRefused: neither or both of `image_ids` and `query`, too many or unusable ids, a version that isn't
+            numbers with dots between them, or boxes to be recorded of a model that finds none.
         Conflict: under that version stand another model's boxes.
     """
     ids = _checked_ids(image_ids, query)
     if record_as is not None and entry.task != "detection":
         raise InputRefused(
-            f"{entry.name} is a {entry.task} model, which finds no boxes to be recorded. Leave the version out, "
-            "or choose a detection model.",
+            f"{entry.name} is a {entry.task} model, which finds no boxes to be recorded. `truthloop jobs submit "
+            f"{entry.name} IMAGE` runs it on an image, a batch without record_as (POST /api/v1/inference/batches, "
+            "or workspace.batches.create) on many; or choose a detection model.",
             errors={"record_as": "only of a detection model"},
         )
+    wanted = None if record_as in (None, AUTO) else checked_version(record_as)
     total = len(ids) if ids is not None else _count(store, query)
     batch_id = str(uuid_utils.uuid7())
     made_at = datetime.fromtimestamp(id_time_ms(batch_id) / 1000, UTC)
@@ -104,16 +110,17 @@ def create(
         **dict.fromkeys(("created_at", "updated_at", "progressed_at"), made_at),
         "finished_at": None,
     }
-    wanted = None if record_as in (None, AUTO) else checked_version(record_as)
     for attempt in range(_ATTEMPTS):
-        version = None
+        version = newer = None
         if record_as is not None:
-            version = choose_version(standing_versions(store), document["provenance"], wanted)
+            standing = standing_versions(store)
+            version = choose_version(standing, document["provenance"], wanted)
+            newer = newer_than(version, standing)
 
-        def work(session: ClientSession, version: str | None = version) -> Document:
+        def work(session: ClientSession, version: str | None = version, newer: str | None = newer) -> Document:
             if version is not None:
                 reserve_version(store, session, version, document["provenance"])
-            made = document | {"record_as": version}
+            made = document | {"record_as": version, "newer_version": newer}
             store[BATCHES].insert_one(made, session=session)
             record_batch(store, session, "created", made)
             if also is not None:
@@ -178,6 +185,23 @@ def unfinished(store: Store, *, entry: "CatalogueEntry", query: Query, record_as
     if found is None or found["state"] == BatchState.SUCCEEDED:
         return None
     return Batch.of(found)
+
+
+def refusals(store: Store, batch_id: str) -> builtins.list[Refusals]:
+    """For which reasons images of a batch were refused, and how many for each: the commonest first.
+
+    Raises:
+        NotFound: there is no such batch.
+    """
+    stored_batch(store, batch_id)
+    by_reason: builtins.list[Document] = [
+        {"$match": {"_id": results_of(batch_id), "error": {"$type": "string"}}},
+        {"$group": {"_id": "$error", "images": {"$sum": 1}, "example": {"$min": "$image_id"}}},
+        {"$sort": {"images": -1, "example": 1}},
+    ]
+    with store.errors():
+        found = store[RESULTS].aggregate(by_reason).to_list()
+    return [Refusals(reason=each.pop("_id"), **each) for each in found]
 
 
 def cancel(store: Store, batch_id: str) -> Batch:

@@ -1,6 +1,7 @@
 """One change of one job, with its event, in the caller's transaction."""
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from pymongo import ReturnDocument
@@ -79,16 +80,22 @@ def event_data(job: Mapping[str, Any], *, state: JobState | None = None, **more:
 
 
 def stored(store: Store, job_id: str, session: ClientSession | None = None) -> Document:
-    """The job's document.
+    """The job's document, without its result.
 
     Raises:
         NotFound: there is none.
     """
-    with store.errors():
-        document = store[JOBS].find_one({"_id": job_id}, session=session)
+    # Inside a transaction its own repetition needs PyMongo's errors as they are.
+    with store.errors() if session is None else nullcontext():
+        document = store[JOBS].find_one({"_id": job_id}, {"result": 0}, session=session)
     if document is None:
-        raise NotFound(f"There is no job {job_id[:64]!r}. `truthloop jobs list` shows those there are.")
+        raise missing(job_id)
     return document
+
+
+def missing(job_id: str) -> NotFound:
+    """The error that says so."""
+    return NotFound(f"There is no job {job_id[:64]!r}. `truthloop jobs list` shows those there are.")
 
 
 def clash(store: Store, job_id: str, session: ClientSession, *, to: str) -> Exception:

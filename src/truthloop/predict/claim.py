@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import bson
 import uuid_utils
-from pymongo import UpdateMany, UpdateOne
+from pymongo import UpdateOne
 from pymongo.client_session import ClientSession
 
 from truthloop.events.record import NewEvent, record_all
@@ -19,6 +20,9 @@ from truthloop.store.connection import Document, Store
 
 # The most jobs that one claim takes: beyond that a transaction costs little more for each job.
 MAX_CLAIM = 16
+# A result of at most so many bytes is kept in its job, which saves a command. A larger one would slow down
+# whoever looks for jobs.
+MAX_IN_JOB_BYTES = 4096
 # How many jobs one look puts back or fails; the next look goes on.
 SWEEP_LIMIT = 100
 # A job that could not be worked waits so long before it is tried again, times its attempts so far.
@@ -300,17 +304,18 @@ class _SomeLost(Exception):
 
 def _finish(store: Store, session: ClientSession, token: str, ended: Sequence[Done]) -> None:
     """Ends all of them, or raises `_SomeLost`."""
-    succeeded = [outcome.job.id for outcome in ended if outcome.result is not None]
-    writes: list[UpdateMany | UpdateOne] = []
-    if succeeded:
-        writes.append(UpdateMany(_held(token, succeeded), _end(JobState.SUCCEEDED, None)))
-    for outcome in ended:
-        if outcome.result is None:
-            writes.append(UpdateOne(_held(token, [outcome.job.id]), _end(JobState.FAILED, outcome.error)))
-    held = store[JOBS].bulk_write(writes, session=session).matched_count
+    small = [is_small(outcome.result) for outcome in ended]
+    writes = [
+        (_held(token, [outcome.job.id]), _end(outcome, with_result=kept))
+        for outcome, kept in zip(ended, small, strict=True)
+    ]
+    if len(writes) == 1:
+        held = store[JOBS].update_one(*writes[0], session=session).matched_count
+    else:
+        held = store[JOBS].bulk_write([UpdateOne(*write) for write in writes], session=session).matched_count
     if held != len(ended):
         raise _SomeLost
-    found = [
+    apart = [
         {
             "_id": outcome.job.id,
             "model": outcome.job.model,
@@ -318,11 +323,11 @@ def _finish(store: Store, session: ClientSession, token: str, ended: Sequence[Do
             "image_id": outcome.job.image_id,
             **outcome.result,
         }
-        for outcome in ended
-        if outcome.result is not None
+        for outcome, kept in zip(ended, small, strict=True)
+        if outcome.result is not None and not kept
     ]
-    if found:
-        store[RESULTS].insert_many(found, session=session)
+    if apart:
+        store[RESULTS].insert_many(apart, session=session)
     record_all(store, session, [_ended(outcome) for outcome in ended], source=SOURCE)
 
 
@@ -335,19 +340,22 @@ def _finish_held(store: Store, session: ClientSession, token: str, ended: Sequen
     return len(left)
 
 
-def _end(state: JobState, error: str | None) -> list[Document]:
-    return [
-        {
-            "$set": {
-                "state": state,
-                "revision": {"$add": ["$revision", 1]},
-                "error": {"$literal": error},
-                "updated_at": NOW,
-                "finished_at": NOW,
-            }
-        },
-        {"$unset": ["lease", "deadline_at", "away_since"]},
-    ]
+def is_small(result: Document | None) -> bool:
+    """Whether a result is kept in its job: one that names a file is not, since files are looked for elsewhere."""
+    return result is not None and "blob" not in result and len(bson.encode(result)) <= MAX_IN_JOB_BYTES
+
+
+def _end(outcome: Done, *, with_result: bool) -> list[Document]:
+    fields: Document = {
+        "state": JobState.FAILED if outcome.result is None else JobState.SUCCEEDED,
+        "revision": {"$add": ["$revision", 1]},
+        "error": {"$literal": outcome.error},
+        "updated_at": NOW,
+        "finished_at": NOW,
+    }
+    if with_result:
+        fields["result"] = {"$literal": outcome.result}
+    return [{"$set": fields}, {"$unset": ["lease", "deadline_at", "away_since"]}]
 
 
 def _ended(outcome: Done) -> NewEvent:

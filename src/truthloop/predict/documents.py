@@ -113,6 +113,14 @@ class RefusedImage(Answer):
     reason: str
 
 
+class Refusals(Answer):
+    """Images of a batch that could not be worked, all for one reason."""
+
+    reason: str
+    images: int = Field(ge=1, description="How many.")
+    example: str = Field(description="The first of them, in the order of their ids.")
+
+
 class Batch(Answer):
     """One model over many images."""
 
@@ -123,13 +131,20 @@ class Batch(Answer):
     model_version: str
     query: Query | None = Field(description="Which images, where they weren't listed.")
     record_as: str | None = Field(description="The model version in `bbox.model` under which boxes are recorded.")
+    newer_version: str | None = Field(
+        default=None,
+        description="The newest version there was when it was made, where that is newer than `record_as`: of an "
+        "image that has boxes under both, the newer ones count.",
+    )
     total: int = Field(ge=0, description="How many images there were to work when it was made or resumed.")
     done: int = Field(ge=0, description="How many of them are worked: the sum of the next three.")
     predicted: int = Field(ge=0, description="Images with a new result.")
     already_there: int = Field(ge=0, description="Images that had this model's boxes under this version before.")
     refused: int = Field(ge=0, description="Images that could not be worked.")
     refusals: list[RefusedImage] = Field(description="The first of these; all are among the batch's results.")
-    error: str | None = Field(description="Why it failed, or why its last slice was put back.")
+    error: str | None = Field(
+        description="Why it failed, or why it waits: a slice was put back, or no worker has the model."
+    )
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None

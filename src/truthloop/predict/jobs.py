@@ -1,7 +1,7 @@
 """The verbs of jobs that clients call; what workers do with them is in claim.py."""
 
 import builtins
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,10 +10,17 @@ from pydantic import ValidationError
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 
-from truthloop.errors import Conflict, CursorRefused, InputRefused, RevisionMismatch
+from truthloop.errors import (
+    Conflict,
+    CursorRefused,
+    DatabaseUnavailable,
+    InputRefused,
+    NotFound,
+    RevisionMismatch,
+)
 from truthloop.events.passed_on import ID_PATTERN, checked_cursor, first_id_at, id_time_ms
 from truthloop.events.record import NewEvent, record, record_all
-from truthloop.predict.change import NOW, change, clash, event_data, literal, stored
+from truthloop.predict.change import NOW, change, clash, event_data, literal, missing, stored
 from truthloop.predict.documents import (
     JOBS,
     KEEP,
@@ -26,6 +33,7 @@ from truthloop.predict.documents import (
     Keep,
     Source,
 )
+from truthloop.predict.files import named_in
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.store.connection import Document, Store
 
@@ -109,12 +117,17 @@ def submit(
 
 
 def get(store: Store, job_id: str) -> Job:
-    """A job as it stands.
+    """A job as it stands; that it has ended or is gone is told only once no failover can take that back.
 
     Raises:
         NotFound: there is none of this id.
     """
-    return Job.of(stored(store, job_id))
+    found = store.find_lasting(
+        JOBS, job_id, unless=lambda job: job is not None and not JobState(job["state"]).is_final
+    )
+    if found is None:
+        raise missing(job_id)
+    return Job.of(found)
 
 
 def list(  # noqa: A001 - the verb's name
@@ -160,7 +173,7 @@ def list(  # noqa: A001 - the verb's name
     if bounds:
         query["_id"] = bounds
     with store.errors():
-        found = builtins.list(store[JOBS].find(query).sort("_id", -1).limit(limit + 1))
+        found = builtins.list(store[JOBS].find(query, {"result": 0}).sort("_id", -1).limit(limit + 1))
     page = found[:limit]
     return JobPage(
         items=[Job.of(document) for document in page], next=page[-1]["_id"] if len(found) > limit else None
@@ -171,7 +184,7 @@ def update(
     store: Store,
     job_id: str,
     *,
-    revision: int | None = None,
+    revision: int | Collection[int] | None = None,
     entry: "CatalogueEntry | Keep" = KEEP,
     image: "StoredImage | Keep | None" = KEEP,
     deadline_seconds: float | Keep | None = KEEP,
@@ -182,7 +195,8 @@ def update(
     Args:
         store: the workspace.
         job_id: which job.
-        revision: the one that it must have, so that two who change it at once don't undo each other.
+        revision: the one that it must have, or several of which it must have one, so that two who change it at
+            once don't undo each other.
         entry: another model.
         image: another image; None for none.
         deadline_seconds: another deadline; None for none.
@@ -204,6 +218,8 @@ def update(
     if not isinstance(options, Keep):
         fields["options"] = _checked_options(options).model_dump()
 
+    known = None if revision is None else sorted([revision] if isinstance(revision, int) else revision)
+
     def work(session: ClientSession) -> Document:
         job = change(
             store,
@@ -213,13 +229,14 @@ def update(
             expected=[JobState.CREATED],
             state=JobState.CREATED,
             set=literal(fields),
-            where=None if revision is None else {"revision": revision},
+            where=None if known is None else {"revision": {"$in": known}},
         )
         if job is None:
             found = stored(store, job_id, session)
             if found["state"] == JobState.CREATED:
+                wanted = " or ".join(map(str, known or ()))
                 raise RevisionMismatch(
-                    f"Job {job_id} has revision {found['revision']}, not {revision}: it has changed since it was "
+                    f"Job {job_id} has revision {found['revision']}, not {wanted}: it has changed since it was "
                     "read. Read it again."
                 )
             raise Conflict(f"Job {job_id} is {found['state']}; only a created one can be changed. Make a new one.")
@@ -293,19 +310,22 @@ def cancel(store: Store, job_id: str) -> Job:
     return Job.of(store.transaction(work))
 
 
-def delete(store: Store, job_id: str) -> None:
+def delete(store: Store, job_id: str) -> builtins.list[str]:
     """Removes a job and its result; one that has not ended is cancelled first.
 
-    Its image stays, since others may name the same one; so do events, and what was recorded elsewhere.
+    Events stay, and what was recorded elsewhere.
+
+    Returns:
+        The keys of the blobs that it named; others may name the same ones.
 
     Raises:
         NotFound: there is no such job.
     """
 
-    def work(session: ClientSession) -> None:
+    def work(session: ClientSession) -> builtins.list[str]:
         job = _cancel(store, session, job_id) or stored(store, job_id, session)
         store[JOBS].delete_one({"_id": job_id}, session=session)
-        store[RESULTS].delete_one({"_id": job_id}, session=session)
+        result = store[RESULTS].find_one_and_delete({"_id": job_id}, {"blob": 1}, session=session)
         record(
             store,
             session,
@@ -315,8 +335,15 @@ def delete(store: Store, job_id: str) -> None:
             sequence=job["revision"] + 1,
             data=event_data(job),
         )
+        return named_in(job, result)
 
-    store.transaction(work)
+    try:
+        return store.transaction(work)
+    except NotFound:
+        # Another request may have deleted it just now; it is gone only when no failover can bring it back.
+        if store.find_lasting(JOBS, job_id) is not None:
+            raise DatabaseUnavailable(f"Whether job {job_id} is deleted isn't certain yet. Try again.") from None
+        raise
 
 
 def known_state(state: JobState | str) -> JobState:

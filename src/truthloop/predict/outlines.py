@@ -4,17 +4,20 @@ A task of the service is an inference job like any other, with the source `outli
 told of by events in the same way. It needs no queue, no worker and no store of its own.
 """
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from truthloop.answers import Answer
-from truthloop.contours import ObjectOutline, default_tolerance
+from truthloop.contours import ObjectOutline
 from truthloop.errors import InputRefused, NotFound
 from truthloop.models.answer import ClassFraction
-from truthloop.predict.documents import Job, JobOptions, JobState
+from truthloop.predict.documents import JOBS, Job, JobOptions, JobState
 from truthloop.predict.verbs import KnownModels
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "deeplab_v3"
 MAX_TOLERANCE = 1000.0
+# A task and its image are removed so long after the upload: strangers may send them, who never remove anything.
+KEPT = timedelta(days=1)
 
 
 class Outlines(Answer):
@@ -52,8 +57,8 @@ class OutlineTask(Answer):
     error: str | None = Field(description="Why it failed, or why it was put back into the queue last.")
     model: str = Field(description="The segmentation model.")
     tolerance: float | None = Field(
-        description="How far an outline may be from the exact one, in pixels of the image; null where none was "
-        "chosen: one cell of the model's grid."
+        description="How far an outline may be from the exact one, in pixels of the image. Where none was chosen "
+        "it is one cell of the model's grid, and null until that is known."
     )
     image_id: str | None = Field(description="The SHA-256 of the image's file as received.")
     width: int | None = Field(description="Of the upright image, in pixels; null until it is done.")
@@ -104,7 +109,7 @@ def outline(
         ModelUnavailable, ModelRefused: as their texts say.
     """
     from truthloop.ingest.image_file import check, decode
-    from truthloop.models.answer import Segments, answer_of
+    from truthloop.models.answer import Segments, answer_of, tolerance_of
     from truthloop.models.catalogue import Catalogue
     from truthloop.models.documents import ClassMap
     from truthloop.models.load import load_model
@@ -118,15 +123,12 @@ def outline(
     answer = answer_of(prediction, width=checked.width, height=checked.height, tolerance=tolerance)
     assert isinstance(prediction, ClassMap)
     assert isinstance(answer, Segments)  # as the entry's task says
-    rows, columns = prediction.classes.shape
-    if tolerance is None:
-        tolerance = round(default_tolerance((rows, columns), width=checked.width, height=checked.height), 2)
     outlines = Outlines(
         model=entry.name,
         model_version=entry.version,
         width=checked.width,
         height=checked.height,
-        tolerance=tolerance,
+        tolerance=tolerance_of(prediction, width=checked.width, height=checked.height, chosen=tolerance),
         classes=answer.classes,
         objects=answer.objects,
     )
@@ -137,7 +139,7 @@ class OutlineVerbs:
     """The outline service's tasks: `submit` an image, then `get` the task until it has ended."""
 
     def __init__(self, store: "Store", jobs: "JobVerbs") -> None:
-        self._settings, self._jobs = store.settings, jobs
+        self._store, self._settings, self._jobs = store, store.settings, jobs
         self._catalogue = KnownModels(store)
 
     def submit(
@@ -157,7 +159,7 @@ class OutlineVerbs:
             also: what belongs to the change, done in its transaction.
 
         Raises:
-            ImageRefused, InputRefused, NotFound: as for `outline`; nothing is stored then.
+            ImageRefused, InputRefused: as for `outline`, or there is no such model; nothing is stored then.
             QueueFull: too many jobs wait already.
             StorageUnavailable, DatabaseUnavailable: as their texts say.
         """
@@ -179,7 +181,8 @@ class OutlineVerbs:
             job = None
         if job is None or job.source != "outline":
             raise NotFound(
-                f"There is no outline task {task_id[:64]!r}. Upload an image, and ask under the url in the answer."
+                f"There is no outline task {task_id[:64]!r}; one is kept for 24 hours. Upload an image, and ask "
+                "under the url in the answer."
             )
         return job
 
@@ -197,7 +200,7 @@ class OutlineVerbs:
                 "state": job.state,
                 "error": job.error,
                 "model": job.model,
-                "tolerance": job.options.tolerance,
+                "tolerance": found.tolerance if found is not None else job.options.tolerance,
                 "image_id": job.image_id,
                 **{name: getattr(found, name, None) for name in ("width", "height", "classes", "objects")},
             }
@@ -210,6 +213,31 @@ class OutlineVerbs:
             NotFound: there is no such task.
         """
         return self.task(self.job(task_id))
+
+    def remove_old(self, stop: threading.Event, *, now: datetime | None = None) -> int:
+        """Removes the tasks that have had their time, whatever their state, each with its event `job.deleted`.
+
+        Args:
+            stop: ends it early.
+            now: the time; a day before it were the uploads of those that go.
+
+        Returns:
+            How many were removed.
+        """
+        old = {"source": "outline", "created_at": {"$lt": (now or datetime.now(UTC)) - KEPT}}
+        removed = 0
+        while not stop.is_set():
+            with self._store.errors():
+                ids = [each["_id"] for each in self._store[JOBS].find(old, {"_id": 1}).limit(100)]
+            if not ids:
+                break
+            for task_id in ids:
+                if stop.is_set():
+                    break
+                with suppress(NotFound):  # somebody else was quicker
+                    self._jobs.delete(task_id)
+                    removed += 1
+        return removed
 
 
 def _check_tolerance(tolerance: float | None) -> None:

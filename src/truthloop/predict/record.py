@@ -1,6 +1,7 @@
 """Predictions into `bbox.model`: under which version, and each image's once."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from truthloop.errors import Conflict, InputRefused
 from truthloop.ingest.documents import ID_SUBTYPE, MAX_NAME_BYTES, prepare
-from truthloop.predict.documents import MODEL_VERSIONS
+from truthloop.predict.documents import BATCHES, MODEL_VERSIONS, BatchState
 from truthloop.store.connection import Document, Store
 from truthloop.versions import version_key
 
@@ -22,6 +23,7 @@ AUTO = "auto"
 # A major version of more digits is counted up no further: the next one could be too long for a document.
 _MAX_DIGITS = 1000
 _DUPLICATE_KEY = 11000
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 class VersionTaken(Exception):
@@ -101,20 +103,33 @@ def next_major(versions: Mapping[str, object]) -> str:
 
 
 def checked_version(version: str) -> str:
-    """The version, if a document can carry it and people can read it.
+    """The version, if it is one that people can compare: numbers with dots between them.
+
+    A text that is no number is older than every number, so what is recorded under it would never be looked at.
 
     Raises:
-        InputRefused: it's empty or too long, can't be printed, or begins with `$`.
+        InputRefused: it's empty, too long, or has a part that is no number.
     """
-    if not version.strip() or len(version.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+    if not _VERSION.fullmatch(version):
+        fault = "must be numbers with dots between them"
+    elif len(version) > MAX_NAME_BYTES:
         fault = f"must have 1 to {MAX_NAME_BYTES} bytes"
-    elif not version.isprintable() or version != version.strip():
-        fault = "must be of printable characters, without spaces around it"
-    elif version.startswith("$"):
-        fault = "must not begin with $"
     else:
         return version
-    raise InputRefused(f"The version to record as {fault}; give one such as 2.0.0.", errors={"record_as": fault})
+    raise InputRefused(
+        f"The version to record as is {version[:64]!r}; it {fault}, such as 2.0.0. Give auto to have it chosen.",
+        errors={"record_as": fault},
+    )
+
+
+def newer_than(version: str, standing: Iterable[str]) -> str | None:
+    """The newest of the versions that stand there, if it is newer than this one.
+
+    >>> newer_than("2.0.0", ["9.0.0", "10.0.0", "beta"]), newer_than("11.0.0", ["10.0.0"])
+    ('10.0.0', None)
+    """
+    newest = max([version, *standing], key=version_key)
+    return newest if newest != version else None
 
 
 def standing_versions(store: Store) -> dict[str, list[object]]:
@@ -138,10 +153,25 @@ def reserve_version(store: Store, session: ClientSession, version: str, model: M
     """
     try:
         store[MODEL_VERSIONS].update_one(
-            {"_id": version, "model": dict(model)}, {"$setOnInsert": {}}, upsert=True, session=session
+            {"_id": version, "model": dict(model)},
+            # A write in any case, so that it clashes with a release at the same moment.
+            {"$currentDate": {"reserved_at": True}},
+            upsert=True,
+            session=session,
         )
     except DuplicateKeyError as error:
         raise VersionTaken from error
+
+
+def release_version(store: Store, session: ClientSession, batch: Mapping[str, Any]) -> None:
+    """Frees the version of a batch that has found nothing to record, unless another batch may record under it.
+
+    Boxes that stand under it say themselves whose it is.
+    """
+    version = batch["record_as"]
+    others = {"_id": {"$ne": batch["_id"]}, "record_as": version, "state": {"$ne": BatchState.SUCCEEDED}}
+    if store[BATCHES].find_one(others, {"_id": 1}, session=session) is None:
+        store[MODEL_VERSIONS].delete_one({"_id": version, "model": batch["provenance"]}, session=session)
 
 
 def recorded_of(

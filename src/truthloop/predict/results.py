@@ -1,7 +1,7 @@
-"""What jobs and batches found: stored beside them, or in the blob store where it is large."""
+"""What jobs and batches found: in the job where it is small, beside it, or in the blob store where it is large."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -12,9 +12,9 @@ from truthloop.answers import Answer
 from truthloop.blobs import Blobs
 from truthloop.contours import ObjectOutline
 from truthloop.errors import Conflict, NotFound
-from truthloop.models.answer import ClassFraction, answer_of
+from truthloop.models.answer import ClassFraction, answer_of, tolerance_of
 from truthloop.models.documents import Boxes, ClassMap, Label, Labels, ScoredBox
-from truthloop.predict.change import stored
+from truthloop.predict.change import missing, stored
 from truthloop.predict.documents import BATCHES, JOBS, RESULTS, Job, JobState
 from truthloop.predict.jobs import check_limit
 from truthloop.store.connection import Document, Store
@@ -44,6 +44,10 @@ class JobResult(Answer):
     )
     objects: list[ObjectOutline] | None = Field(
         default=None, description="Of a segmentation model: each connected object with its outlines."
+    )
+    tolerance: float | None = Field(
+        default=None,
+        description="Of a segmentation model: how far an outline may be from the exact one, in pixels.",
     )
 
 
@@ -89,6 +93,7 @@ def result_fields(
             "answer": answer.model_dump(mode="json"),
             # For the picture of the job; outlines alone don't tell which class lies where they meet.
             "class_map": {"png": Binary(_png(prediction)), "labels": list(prediction.labels)},
+            "tolerance": tolerance_of(prediction, width=width, height=height, chosen=tolerance),
         }
     else:
         found = {"answer": prediction.model_dump()}
@@ -115,6 +120,7 @@ def result(store: Store, blobs: Blobs, job_id: str) -> JobResult:
         image_id=document["image_id"],
         width=document["width"],
         height=document["height"],
+        tolerance=document.get("tolerance"),
         **document["answer"],
     )
 
@@ -130,12 +136,17 @@ def picture(store: Store, blobs: Blobs, job_id: str) -> bytes:
     from truthloop.models.plot import draw
 
     document = _stored_result(store, blobs, job_id)
-    job = stored(store, job_id)
-    pixels = decode(blobs.get(job["image"]["blob"]), max_pixels=store.settings.max_image_pixels)
+    pixels = decode(blobs.get(document["image"]["blob"]), max_pixels=store.settings.max_image_pixels)
     return draw(pixels, _prediction(document))
 
 
-def wait(store: Store, job_id: str, *, seconds: float | None = None) -> Job:
+def wait(
+    store: Store,
+    job_id: str,
+    *,
+    seconds: float | None = None,
+    progress: Callable[[Job], None] = lambda job: None,  # noqa: ARG005
+) -> Job:
     """Waits until a job has ended; see `JobVerbs.wait`."""
     deadline = None if seconds is None else time.monotonic() + seconds
     pipeline: list[Document] = [{"$match": {"documentKey._id": job_id}}, {"$project": {"_id": 1}}]
@@ -144,6 +155,7 @@ def wait(store: Store, job_id: str, *, seconds: float | None = None) -> Job:
             job = Job.of(stored(store, job_id))
             if job.state.is_final:
                 return job
+            progress(job)
             while True:
                 left = AWAIT_MS / 1000 if deadline is None else deadline - time.monotonic()
                 if left <= 0:
@@ -161,9 +173,7 @@ def batch_results(
     with store.errors():
         if store[BATCHES].find_one({"_id": batch_id}, {"_id": 1}) is None:
             raise NotFound(f"There is no batch {batch_id[:64]!r}.")
-        # `0` follows `/`, so this is the range of all ids that begin with the batch's own and a slash.
-        bounds = {"$gt": batch_result_id(batch_id, after or ""), "$lt": f"{batch_id}0"}
-        found = list(store[RESULTS].find({"_id": bounds}).sort("_id", 1).limit(limit + 1))
+        found = list(store[RESULTS].find({"_id": results_of(batch_id, after)}).sort("_id", 1).limit(limit + 1))
     page = found[:limit]
     return BatchResultPage(
         items=[_batch_result(_whole(blobs, document)) for document in page],
@@ -174,6 +184,12 @@ def batch_results(
 def batch_result_id(batch_id: str, image_id: str) -> str:
     """The `_id` of a batch's result: an image has one in each batch."""
     return f"{batch_id}/{image_id}"
+
+
+def results_of(batch_id: str, after: str | None = None) -> Document:
+    """The range of the `_id` of a batch's results: of all, or of those of the images that come after one."""
+    # `0` follows `/`, so these are all ids that begin with the batch's own and a slash.
+    return {"$gt": batch_result_id(batch_id, after or ""), "$lt": f"{batch_id}0"}
 
 
 def _batch_result(document: Document) -> BatchResult:
@@ -187,17 +203,25 @@ def _batch_result(document: Document) -> BatchResult:
 
 
 def _stored_result(store: Store, blobs: Blobs, job_id: str) -> Document:
+    """A job's result with all there is of it, its model and its image; wherever it is stored."""
     with store.errors():
-        document = store[RESULTS].find_one({"_id": job_id})
-    if document is None:
-        job = stored(store, job_id)
+        job = store[JOBS].find_one({"_id": job_id})
+        if job is None:
+            raise missing(job_id)
+        found: Document | None = job.get("result")
+        if found is None and job["state"] == JobState.SUCCEEDED:
+            found = store[RESULTS].find_one({"_id": job_id})
+            if found is None:  # the job was deleted just now
+                raise missing(job_id)
+    if found is None:
         if job["state"] in (JobState.QUEUED, JobState.RUNNING):
-            raise NotFound(f"Job {job_id} has no result yet; it is {job['state']}.")
+            why = f": {job['error']}" if job["error"] is not None else "."
+            raise NotFound(f"Job {job_id} has no result yet; it is {job['state']}{why}")
         if job["state"] == JobState.CREATED:
             raise Conflict(f"Job {job_id} has no result yet: it has not been executed. Post an image to it.")
         why = f": {job['error']}" if job["state"] == JobState.FAILED else "."
         raise Conflict(f"Job {job_id} has no result, and none will come: it is {job['state']}{why}")
-    return _whole(blobs, document)
+    return {name: job[name] for name in ("model", "model_version", "image_id", "image")} | _whole(blobs, found)
 
 
 def _whole(blobs: Blobs, document: Document) -> Document:

@@ -2,15 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from truthloop.blobs import Blobs
 from truthloop.errors import InputRefused, ModelUnavailable, NotFound, TruthloopError
 from truthloop.logs import get_logger
 from truthloop.predict import batches, slices
+from truthloop.predict.at_work import traced
 from truthloop.predict.batch_change import OPEN
 from truthloop.predict.documents import Batch
 from truthloop.predict.loaded import LoadedModels
@@ -18,7 +18,9 @@ from truthloop.predict.worker import WITHOUT_SECONDS, ClaimSlice, Worker
 from truthloop.store.connection import Document, Store
 
 if TYPE_CHECKING:
+    from truthloop.models.documents import CatalogueEntry
     from truthloop.predict.work import Work
+    from truthloop.settings import Settings
 
 log = get_logger(__name__)
 
@@ -37,6 +39,7 @@ def run_worker(
     pull: bool = False,
     threads: int | None = None,
     ready: Callable[[], None] = lambda: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> None:
     """Works jobs and batches until `stop` is set, then finishes what it has begun or gives it back.
 
@@ -48,6 +51,7 @@ def run_worker(
         pull: fetches the files of these models, or of all that the catalogue has, before it is ready.
         threads: how many read and decode images; by default one for each processor.
         ready: called once when it looks for work.
+        alive: called every few seconds, for as long as it reaches MongoDB.
 
     Raises:
         NotFound: one of the models isn't in the catalogue.
@@ -62,8 +66,16 @@ def run_worker(
     if pull:
         for entry in chosen:
             loaded.get(entry.name, entry.version)
+    _say_what_is_missing(store.settings, chosen, are_named=models is not None)
     claim = slices_of(store, blobs, loaded, stop, worker="worker")
-    Worker(store, blobs, loaded, models=models, threads=threads, claim_slice=claim).run(stop, ready=ready)
+    worker = Worker(store, blobs, loaded, models=models, threads=threads, claim_slice=claim)
+    with traced(store, models) as leave_trace:
+
+        def beat() -> None:
+            leave_trace()
+            alive()
+
+        worker.run(stop, ready=ready, alive=beat)
 
 
 def work_batch(
@@ -94,8 +106,13 @@ def work_batch(
     loaded = loaded or catalogue_models(store)
     batch = batches.get(store, batch_id)
     if batch.state in OPEN:
-        with suppress(NotFound, InputRefused):  # the worker refuses the batch for it
+        try:
             _load(loaded, stop, batch.model, batch.model_version)
+        except ModelUnavailable as error:
+            slices.say_why_it_waits(store, batch_id, str(error))
+            raise
+        except (NotFound, InputRefused):
+            pass  # the worker refuses the batch for it
     claim = slices_of(store, blobs, loaded, stop, worker="truthloop predict", batch_id=batch_id)
     worker = Worker(store, blobs, loaded, jobs=False, claim_slice=claim)
     ended = threading.Event()
@@ -129,6 +146,23 @@ def catalogue_models(store: Store) -> LoadedModels:
         lambda name: Catalogue.open(store.settings).entry(name),
         lambda entry: load_model(store.settings, entry, fetch=True),
     )
+
+
+def _say_what_is_missing(settings: "Settings", entries: "Sequence[CatalogueEntry]", *, are_named: bool) -> None:
+    """Logs in one line which models' files aren't there, before a job waits for them in vain."""
+    from truthloop.models.files import folder_for, is_there, missing_folder
+
+    missing = [entry.name for entry in entries if not is_there(settings, entry)]
+    if missing:
+        tell = log.warning if are_named else log.info  # who names none may want none of these
+        tell(
+            "models_not_there",
+            models=missing,
+            fetched="when they are needed",
+            or_put_into=str(folder_for(settings)),
+        )
+    if (text := missing_folder(settings)) is not None:
+        log.warning("models_folder_missing", error=text)
 
 
 def slices_of(

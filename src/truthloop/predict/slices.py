@@ -17,7 +17,14 @@ from truthloop.predict.batch_change import OPEN, change_batch, fail_batch, recor
 from truthloop.predict.change import NOW
 from truthloop.predict.documents import BATCHES, MAX_ATTEMPTS, RESULTS, BatchState
 from truthloop.predict.jobs import MAX_PAGE
-from truthloop.predict.record import PREDICTIONS, Collision, conflict_text, record_boxes, recorded_of
+from truthloop.predict.record import (
+    PREDICTIONS,
+    Collision,
+    conflict_text,
+    record_boxes,
+    recorded_of,
+    release_version,
+)
 from truthloop.predict.results import batch_result_id, result_fields
 from truthloop.predict.work import Item, Outcome
 from truthloop.store.connection import Document, Store
@@ -334,9 +341,10 @@ class Slice:
         documents = [*results, *(self._result(image_id, {"error": why}) for image_id, why in refused.items())]
         if documents:
             self.store[RESULTS].insert_many(documents, session=session)
-        record_batch(
-            self.store, session, "completed" if batch["state"] == BatchState.SUCCEEDED else "progressed", batch
-        )
+        if batch["state"] == BatchState.SUCCEEDED:
+            _complete(self.store, session, batch)
+        else:
+            record_batch(self.store, session, "progressed", batch)
         return True
 
     def _result(self, image_id: str, fields: Document) -> Document:
@@ -372,6 +380,8 @@ def _take_next(
             "expires_at": _lease(store),
         }
         fields |= {"state": BatchState.RUNNING, "slices": {"$concatArrays": ["$slices", [piece]]}}
+    if batch["state"] == BatchState.QUEUED:
+        fields["error"] = None  # why it has waited
 
     def work(session: ClientSession) -> Document | None:
         # Beginning is a change of the batch; taking one more slice isn't, it only holds a place.
@@ -385,7 +395,7 @@ def _take_next(
             is_change=begins or not ids,
         )
         if changed is not None and changed["state"] == BatchState.SUCCEEDED:
-            record_batch(store, session, "completed", changed)
+            _complete(store, session, changed)
         elif changed is not None and begins:
             record_batch(store, session, "started", changed)
         elif changed is not None and not ids:
@@ -399,6 +409,13 @@ def _take_next(
     if not ids:
         return None, None
     return Slice.of(store, blobs, changed, number=number, token=token, ids=ids, attempts=1), changed
+
+
+def _complete(store: Store, session: ClientSession, batch: Document) -> None:
+    """Records the end of a batch; a version under which it has found nothing to record is free again."""
+    if batch["record_as"] is not None and not batch["predicted"] + batch["already_there"]:
+        release_version(store, session, batch)
+    record_batch(store, session, "completed", batch)
 
 
 def _retake(
@@ -525,10 +542,29 @@ def _loads(store: Store, batch: Document, load: Callable[[Document], bool]) -> b
         return load(batch)
     except ModelUnavailable as error:
         log.warning("model_unavailable", model=batch["model"], error=str(error))
+        say_why_it_waits(store, batch["_id"], str(error))
         return False
     except (NotFound, InputRefused) as error:
         fail_batch(store, {"_id": batch["_id"], "state": {"$in": [*OPEN]}}, str(error))
         return False
+
+
+def say_why_it_waits(store: Store, batch_id: str, error: str) -> None:
+    """Has a batch that nobody works say why this worker can't, either."""
+    is_held = {"$and": ["$$this.claim", {"$gt": ["$$this.expires_at", NOW]}]}
+    idle: Document = {
+        "_id": batch_id,
+        "state": {"$in": [*OPEN]},
+        "error": {"$ne": error},
+        "$expr": {"$eq": [{"$filter": {"input": "$slices", "cond": is_held}}, []]},
+    }
+
+    def work(session: ClientSession) -> None:
+        batch = change_batch(store, session, idle, {"error": {"$literal": error}})
+        if batch is not None:
+            record_batch(store, session, "delayed", batch)
+
+    store.transaction(work)
 
 
 def _waits(piece: str) -> Document:

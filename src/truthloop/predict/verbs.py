@@ -1,13 +1,15 @@
 """What can be done with jobs and batches, as `workspace.jobs` and `workspace.batches` do it."""
 
+import builtins
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from truthloop.errors import InputRefused
+from truthloop.errors import InputRefused, NotFound
+from truthloop.monitor.unnamed_files import let_go
 from truthloop.predict import batches, jobs, results
 from truthloop.predict.documents import (
     KEEP,
@@ -19,6 +21,7 @@ from truthloop.predict.documents import (
     JobState,
     Keep,
     Query,
+    Refusals,
     Source,
 )
 from truthloop.predict.jobs import Also, Options
@@ -62,7 +65,7 @@ class JobVerbs:
         """A new job that waits for `execute`; see `truthloop.predict.jobs.create`.
 
         Raises:
-            NotFound: there is no such model or image.
+            InputRefused: there is no such model or image; `errors` names which.
         """
         return jobs.create(
             self._store,
@@ -132,7 +135,7 @@ class JobVerbs:
         self,
         job_id: str,
         *,
-        revision: int | None = None,
+        revision: int | Collection[int] | None = None,
         model: str | Keep = KEEP,
         image_id: str | Keep | None = KEEP,
         deadline_seconds: float | Keep | None = KEEP,
@@ -166,8 +169,11 @@ class JobVerbs:
         return jobs.cancel(self._store, job_id)
 
     def delete(self, job_id: str) -> None:
-        """Removes a job and its result; see `truthloop.predict.jobs.delete`."""
-        jobs.delete(self._store, job_id)
+        """Removes a job and its result; see `truthloop.predict.jobs.delete`.
+
+        Its files are set aside where nothing else names them, and removed for good a day later.
+        """
+        let_go(self._store, self._blobs, jobs.delete(self._store, job_id))
 
     def result(self, job_id: str) -> JobResult:
         """What a succeeded job found; see `truthloop.predict.results.result`."""
@@ -177,17 +183,24 @@ class JobVerbs:
         """A succeeded job's image with its result drawn on it, as PNG; see `truthloop.predict.results.picture`."""
         return results.picture(self._store, self._blobs(), job_id)
 
-    def wait(self, job_id: str, *, seconds: float | None = None) -> Job:
+    def wait(
+        self,
+        job_id: str,
+        *,
+        seconds: float | None = None,
+        progress: Callable[[Job], None] = lambda job: None,  # noqa: ARG005
+    ) -> Job:
         """Waits until a job has ended, and returns it as it stands then or when time is up.
 
         Args:
             job_id: which job.
             seconds: how long at most; None for as long as it takes.
+            progress: called with the job as it stands, at first and whenever it has changed.
 
         Raises:
             NotFound: there is no such job, or it was deleted meanwhile.
         """
-        return results.wait(self._store, job_id, seconds=seconds)
+        return results.wait(self._store, job_id, seconds=seconds, progress=progress)
 
     def _entry(self, model: str) -> "CatalogueEntry":
         return self._catalogue.entry(model)
@@ -208,11 +221,14 @@ class JobVerbs:
     def _known(self, image_id: str) -> "StoredImage":
         from truthloop.ingest.images import find_image
 
-        return find_image(self._store, image_id)
+        try:
+            return find_image(self._store, image_id)
+        except NotFound as error:
+            raise InputRefused(str(error), errors={"image_id": "no image of the workspace"}) from None
 
 
 class BatchVerbs:
-    """One model over many images: `create`, `get`, `list`, `cancel`, `resume`, `results`, `work`."""
+    """One model over many images: `create`, `get`, `list`, `cancel`, `resume`, `results`, `refusals`, `work`."""
 
     def __init__(self, store: "Store", blobs: "Callable[[], Blobs]") -> None:
         self._store, self._blobs = store, blobs
@@ -262,6 +278,10 @@ class BatchVerbs:
         """
         return results.batch_results(self._store, self._blobs(), batch_id, limit=limit, after=after)
 
+    def refusals(self, batch_id: str) -> builtins.list[Refusals]:
+        """For which reasons images were refused, and how many; see `truthloop.predict.batches.refusals`."""
+        return batches.refusals(self._store, batch_id)
+
     def unfinished(self, model: str, *, query: Query, record_as: str | None) -> Batch | None:
         """The newest batch of the same question, if it hasn't come to its end."""
         return batches.unfinished(
@@ -291,7 +311,8 @@ class KnownModels:
         """The catalogue's entry of that name.
 
         Raises:
-            NotFound: there is none; the text names those there are.
+            InputRefused: there is none; the text names those there are.
+            ModelRefused, FileRefused: its file is there and can't be used.
         """
         from truthloop.models.catalogue import Catalogue
 
@@ -299,5 +320,8 @@ class KnownModels:
             catalogue = Catalogue.open(self._store.settings)
             self._entries = {entry.name: entry for entry in catalogue.entries()}
             self._read = time.monotonic()
-            return catalogue.entry(model)
+            try:
+                return catalogue.entry(model)
+            except NotFound as error:  # it is a part of what was asked, not what was asked for
+                raise InputRefused(str(error), errors={"model": "is not in the catalogue"}) from None
         return self._entries[model]

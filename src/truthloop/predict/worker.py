@@ -2,8 +2,8 @@
 
 Each kind of thread has one thing to do, so that none waits for another's: one hears of new work, one claims and
 loads models, a few read and decode images, one runs models (the caller's), one writes, one renews the leases of
-what is in hand. At most two claims and two slices of batches are in hand besides those being written: one that
-runs, one that is decoded meanwhile.
+what is in hand, one sees to those that ran out elsewhere. At most two claims and two slices of batches are in hand
+besides those being written: one that runs, one that is decoded meanwhile.
 """
 
 import os
@@ -32,7 +32,7 @@ from truthloop.errors import (
 from truthloop.logs import get_logger
 from truthloop.predict import claim as claims
 from truthloop.predict.loaded import LoadedModels
-from truthloop.predict.wake import WakeUp
+from truthloop.predict.wake import WakeUp, wake_up
 from truthloop.predict.work import Item, JobsWork, Outcome, Work
 from truthloop.store.connection import Document, Store
 
@@ -104,7 +104,12 @@ class Worker:
         self._failure: BaseException | None = None
 
     def run(
-        self, stop: threading.Event, *, ready: Callable[[], None] = lambda: None, until_empty: bool = False
+        self,
+        stop: threading.Event,
+        *,
+        ready: Callable[[], None] = lambda: None,
+        alive: Callable[[], None] = lambda: None,
+        until_empty: bool = False,
     ) -> None:
         """Works until `stop` is set, then gives back what it has not begun.
 
@@ -112,17 +117,20 @@ class Worker:
             stop: ends it, within about a second and the time of one run of the model; a model that is being
                 loaded or fetched is not waited for.
             ready: called once when it begins to look for work.
+            alive: called every few seconds, for as long as it reaches MongoDB.
             until_empty: ends it also when nothing is left to do.
         """
         self._hands = _Hands()
+        wake = None if until_empty else wake_up(self._store, self._hands.announce, models=self._models)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="truthloop-decode")
         writer = threading.Thread(target=self._write, name="truthloop-write", daemon=True)
         claimer = threading.Thread(
-            target=self._claim_all, args=(stop, ready, until_empty), name="truthloop-claim", daemon=True
+            target=self._claim_all, args=(stop, ready, until_empty, wake), name="truthloop-claim", daemon=True
         )
         done = threading.Event()
         keeper = threading.Thread(target=self._keep, args=(done,), name="truthloop-leases", daemon=True)
-        for thread in (writer, claimer, keeper):
+        sweeper = threading.Thread(target=self._sweep, args=(done, alive), name="truthloop-sweep", daemon=True)
+        for thread in (writer, claimer, keeper, sweeper):
             thread.start()
         try:
             while (hand := self._hands.next(stop)) is not None:
@@ -135,14 +143,16 @@ class Worker:
             writer.join()
             done.set()
             keeper.join()
+            sweeper.join(JOIN_SECONDS)  # it may be waiting for a lock that a killed process has left
             self._pool.shutdown(cancel_futures=True)
         if self._failure is not None:
             raise self._failure
 
     # -- claiming, on its own thread
 
-    def _claim_all(self, stop: threading.Event, ready: Callable[[], None], until_empty: bool) -> None:
-        wake = None if until_empty else WakeUp(self._store, self._hands.announce)
+    def _claim_all(
+        self, stop: threading.Event, ready: Callable[[], None], until_empty: bool, wake: WakeUp | None
+    ) -> None:
         kinds = {is_slice for is_slice, takes in ((False, self._jobs), (True, bool(self._claim_slice))) if takes}
         # Of what there may be some that wait: of nothing after a look that found none, until something comes.
         to_look = {*kinds}
@@ -360,20 +370,30 @@ class Worker:
         finally:
             self._hands.drop(hand)
 
-    # -- renewing leases, and seeing to those that ran out elsewhere, on its own thread
+    # -- renewing leases, on its own thread
 
     def _keep(self, done: threading.Event) -> None:
-        while True:
+        while not done.wait(self._beat_seconds()):
             for hand in self._hands.held():
                 with suppress(TruthloopError):  # the server may come back before the lease has run out
                     hand.work.renew()
+
+    def _beat_seconds(self) -> float:
+        return min(self._store.settings.job_lease_seconds / 3, LOOK_SECONDS)
+
+    # -- seeing to leases that ran out elsewhere, on its own thread: one may wait long for what a killed worker
+    #    has locked, and the leases of what is in hand must not wait with it
+
+    def _sweep(self, done: threading.Event, alive: Callable[[], None]) -> None:
+        while True:
             try:
                 claims.sweep(self._store)  # of all models, also of those that it doesn't work
+                alive()
             except TruthloopError as error:
                 log.warning("sweep_waits", error=str(error))
             except Exception:
-                log.exception("sweep_failed")  # which must not cost the leases of what is in hand
-            if done.wait(min(self._store.settings.job_lease_seconds / 3, LOOK_SECONDS)):
+                log.exception("sweep_failed")
+            if done.wait(self._beat_seconds()):
                 return
 
 
