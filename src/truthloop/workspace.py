@@ -43,8 +43,9 @@ from truthloop.ingest.sample import SampleReport, make_sample
 from truthloop.ingest.thumbnails import Size, thumbnail
 from truthloop.ingest.together import Entrance
 from truthloop.monitor import follow
-from truthloop.monitor.doctor import Finding, examine
+from truthloop.monitor.doctor import examine
 from truthloop.monitor.documents import ImagePage, State, Status
+from truthloop.monitor.finding import Finding
 from truthloop.monitor.status import images, pace, status
 from truthloop.monitor.tidy import tidy
 from truthloop.monitor.unnamed_files import workspace_id

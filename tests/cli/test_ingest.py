@@ -106,8 +106,8 @@ def test_a_path_that_is_not_there_makes_no_workspace(nowhere, tmp_path):
 def test_what_was_stopped_is_taken_up_by_the_same_again(terminal, tmp_path, how):
     folder = tmp_path / "many"
     folder.mkdir()
-    for index in range(900):
-        (folder / f"{index}.png").write_bytes(encoded("PNG", picture(200 + index, 20)))
+    for index in range(2_500):
+        (folder / f"{index}.png").write_bytes(encoded("PNG", picture(20 + index, 4)))
     process = terminal.start("ingest", folder)
     wait_for(lambda: any((tmp_path / "blobs").glob("*/*/*")), "the first blob")
     if how == "Ctrl-C":
@@ -117,11 +117,11 @@ def test_what_was_stopped_is_taken_up_by_the_same_again(terminal, tmp_path, how)
         process.communicate()
     report = json.loads(terminal.answer("ingest", folder, "--json"))
 
-    assert report["new"] + report["already_there"] == 900
+    assert report["new"] + report["already_there"] == 2_500
     assert report["new"] > 0
-    assert json.loads(terminal.answer("status", "--json"))["images"] == 900
+    assert json.loads(terminal.answer("status", "--json"))["images"] == 2_500
     events = terminal.answer("events", "--json", "--limit", "5000").splitlines()
-    assert len({json.loads(line)["subject"] for line in events}) == len(events) == 900
+    assert len({json.loads(line)["subject"] for line in events}) == len(events) == 2_500
 
 
 def test_real_images_don_t_go_into_a_workspace_of_made_up_data(sampled, folder):

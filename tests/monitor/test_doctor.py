@@ -8,7 +8,8 @@ import pytest
 from predict.given import ENTRY, OTHER, TinyModel, loaded, queued, take_next, wait_until
 from truthloop.blobs import Blobs
 from truthloop.monitor import doctor, follow
-from truthloop.monitor.doctor import Finding, examine
+from truthloop.monitor.doctor import examine
+from truthloop.monitor.finding import Finding
 from truthloop.monitor.status import status
 from truthloop.monitor.unnamed_files import workspace_id
 from truthloop.predict import at_work, batches, claim, run

@@ -9,7 +9,7 @@ from truthloop.cli.options import Debug, Json
 from truthloop.cli.screen import console, spinning, write_json
 
 if TYPE_CHECKING:
-    from truthloop.monitor.doctor import Finding
+    from truthloop.monitor.finding import Finding
 
 NAME_WIDTH = len("bbox.human_annotation")  # the longest name of a finding
 COLORS = {"ok": "green", "warning": "yellow", "failure": "red"}
@@ -45,7 +45,8 @@ def examine(
 
 def _findings(*, remove_unnamed_files: bool) -> "Iterator[Finding]":
     from truthloop.errors import SettingRefused
-    from truthloop.monitor.doctor import Finding, examine
+    from truthloop.monitor.doctor import examine
+    from truthloop.monitor.finding import Finding
     from truthloop.settings import load_settings
 
     try:

@@ -25,7 +25,7 @@ Heartbeat = Annotated[
     typer.Option(
         "--heartbeat",
         metavar="FILE",
-        help="Touch this file every few seconds for as long as it works and reaches MongoDB, for a health check.",
+        help="Touch this file every few seconds for as long as it runs and reaches MongoDB, for a health check.",
     ),
 ]
 # One look for MongoDB, and the time between two.

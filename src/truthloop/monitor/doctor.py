@@ -18,7 +18,7 @@ from truthloop.monitor import follow
 from truthloop.monitor.doctor_files import files
 from truthloop.monitor.doctor_jobs import queue
 from truthloop.monitor.figures import Figures
-from truthloop.monitor.finding import Finding as Finding
+from truthloop.monitor.finding import Finding
 from truthloop.monitor.read import COLLECTION as IMAGE_STATES
 from truthloop.monitor.read import MAX_ID_BYTES, read_states, read_written
 from truthloop.monitor.recount import SOURCE_FIELDS, ranges
