@@ -178,7 +178,8 @@ def settings_page() -> str:
         "",
         "Each is a variable of the environment, or a line of the file "
         f"`{FILE_NAME}` in the workspace folder, there in lower case and without `{PREFIX}`: "
-        "`TRUTHLOOP_PORT=9000` or `port = 9000`. The environment wins. `truthloop settings` shows "
+        "`TRUTHLOOP_PORT=9000` or `port = 9000`. The environment wins; an empty variable is as good as none. "
+        "`truthloop settings` shows "
         "the values that are in force and where each came from. A value that isn't allowed stops the start.",
         "",
     ]

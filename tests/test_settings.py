@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from truthloop.errors import SettingRefused
-from truthloop.settings import find_home, load_settings, origin
+from truthloop.settings import Settings, find_home, load_settings, origin
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("MONGODB_URI", "DATABASE", "PORT", "TOKEN", "PUBLIC_URL", "LOG_LEVEL", "HOME", "HOST"):
-        monkeypatch.delenv(f"TRUTHLOOP_{name}", raising=False)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"TRUTHLOOP_{name.upper()}", raising=False)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / ".truthloop"
     folder.mkdir()
@@ -35,6 +35,36 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(
     assert origin("port", settings) == "TRUTHLOOP_PORT"
     assert origin("database", settings) == str(home / "truthloop.toml")
     assert origin("host", settings) == "default"
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "home"])
+def test_an_empty_variable_is_as_good_as_none(home: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    # Compose passes one on for a line `TRUTHLOOP_LOG_LEVEL=` in its .env.
+    default = load_settings()
+    monkeypatch.setenv(f"TRUTHLOOP_{name.upper()}", "")
+
+    settings = load_settings()
+
+    assert settings == default
+    assert origin(name, settings) == "default"
+
+
+def test_an_empty_variable_leaves_the_value_in_the_file(home: Path, monkeypatch: pytest.MonkeyPatch):
+    (home / "truthloop.toml").write_text('log_level = "debug"\n')
+    monkeypatch.setenv("TRUTHLOOP_LOG_LEVEL", "")
+
+    settings = load_settings()
+
+    assert settings.log_level == "debug"
+    assert origin("log_level", settings) == str(home / "truthloop.toml")
+
+
+def test_an_error_in_the_file_isnt_blamed_on_an_empty_variable(home: Path, monkeypatch: pytest.MonkeyPatch):
+    (home / "truthloop.toml").write_text("port = 0\n")
+    monkeypatch.setenv("TRUTHLOOP_PORT", "")
+
+    with pytest.raises(SettingRefused, match=r"port in .*truthloop\.toml is 0"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ _SECRET = ("token", "mongodb_uri", "kafka_sasl_password", "kafka_ssl_key_passwor
 class Settings(BaseSettings):
     """What a process of Truthloop is told from outside; built once by `load_settings` and passed in.
 
-    The environment wins over the file. In the file the names are in lower case, without the prefix:
-    `TRUTHLOOP_MONGODB_URI` is `mongodb_uri`.
+    The environment wins over the file; an empty variable is as good as none. In the file the names are in lower
+    case, without the prefix: `TRUTHLOOP_MONGODB_URI` is `mongodb_uri`.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     home: Path = Field(
         description="The workspace folder. Default: `.truthloop` in the current folder or in the nearest "
@@ -206,7 +206,7 @@ def load_settings(home: Path | str | None = None) -> Settings:
 
 def origin(name: str, settings: Settings) -> str:
     """Where a setting's value came from: its variable, the file, or `default`."""
-    if f"{PREFIX}{name.upper()}" in os.environ:
+    if os.environ.get(f"{PREFIX}{name.upper()}"):
         return f"{PREFIX}{name.upper()}"
     if name in _read_file(settings.home / FILE_NAME):
         return str(settings.home / FILE_NAME)
@@ -249,7 +249,7 @@ def _explain(error: ValidationError, path: Path, values: dict[str, Any]) -> str:
         if fault["type"] == "extra_forbidden":
             lines.append(f"{path} has {name}, which is no setting. Remove it; `truthloop settings` lists all.")
         else:
-            place = variable if variable in os.environ else f"{name} in {path}" if name in values else variable
+            place = variable if os.environ.get(variable) else f"{name} in {path}" if name in values else variable
             # An address with an @ in it may hold a password.
             is_secret = name in _SECRET or (name == "blobs" and "@" in str(fault["input"]))
             shown = "(hidden)" if is_secret else repr(fault["input"])

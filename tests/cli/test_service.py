@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from cli.processes import Terminal, wait_for
 from truthloop.cli import place
 
@@ -53,6 +55,13 @@ def test_the_life_of_a_detached_service(alone: Terminal) -> None:
     assert json.loads(alone.answer("down", "--json")) == {"service_stopped": False, "mongodb_stopped": False}
 
 
+def test_a_folder_is_made_for_who_brings_a_token(alone: Terminal) -> None:
+    alone.environment["TRUTHLOOP_TOKEN"] = "x" * 40
+
+    assert is_ready(json.loads(alone.answer("up", "--detach", "--json"))["url"])
+    assert mode(alone.home) == 0o700
+
+
 def test_sigterm_stops_a_service_in_the_foreground_cleanly(alone: Terminal) -> None:
     process = alone.start("up", "--json")
     assert process.stdout is not None
@@ -87,8 +96,9 @@ def test_a_taken_port_is_said_plainly(alone: Terminal) -> None:
             assert done.stderr.count("\n") == 1
 
 
-def test_beyond_this_machine_only_with_a_token_of_ones_own(alone: Terminal) -> None:
-    done = alone.run("up", "--host", "0.0.0.0")
+@pytest.mark.parametrize("environment", [{}, {"TRUTHLOOP_TOKEN": ""}])
+def test_beyond_this_machine_only_with_a_token_of_ones_own(alone: Terminal, environment: dict[str, str]) -> None:
+    done = alone.run("up", "--host", "0.0.0.0", **environment)
 
     assert done.returncode == 2
     assert "TRUTHLOOP_TOKEN" in done.stderr

@@ -34,7 +34,7 @@ def need(program: str, why: str) -> str:
 
 def read(file: Path = FILE, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Has Compose's library read a file, with these variables as the only ones of ours."""
-    go = need("go", "which compiles Docker Compose's own reading of its files")
+    go = need("go", "1.23 or newer, which compiles Docker Compose's own reading of its files")
     others = {name: value for name, value in os.environ.items() if not name.startswith("TRUTHLOOP_")}
     return subprocess.run(
         [go, "run", ".", str(file)],

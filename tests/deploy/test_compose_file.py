@@ -100,12 +100,22 @@ def test_workers_can_be_scaled(project: Document) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_ours_run_the_one_image_that_is_built_here(project: Document, name: str) -> None:
+def test_ours_run_the_one_image_and_no_registry_is_asked_for_it(project: Document, name: str) -> None:
     service = project["services"][name]
 
     assert service["image"] == "truthloop"
-    assert Path(service["build"]["context"]) == compose.ROOT
-    assert (compose.ROOT / service["build"]["dockerfile"]).is_file()
+    assert service["pull_policy"] == "never"
+
+
+def test_one_service_builds_the_image_and_the_others_wait_for_it(project: Document) -> None:
+    # Two that build one image at the same time get in each other's way.
+    build = {name: service["build"] for name, service in project["services"].items() if "build" in service}
+
+    assert list(build) == ["api"]
+    assert Path(build["api"]["context"]) == compose.ROOT
+    assert (compose.ROOT / build["api"]["dockerfile"]).is_file()
+    # So that `docker compose up worker` builds it, too.
+    assert all("api" in project["services"][name]["depends_on"] for name in OURS if name != "api")
 
 
 def test_it_runs_the_versions_that_the_tests_run(project: Document) -> None:
