@@ -68,9 +68,11 @@ class Kafka:
     def __init__(self) -> None:
         self._classpath = classpath()
         self._folder = Path(tempfile.mkdtemp(prefix="truthloop-kafka-"))
-        port, secured, control = free_port(), free_port(), free_port()
+        port, secured, behind, control = free_port(), free_port(), free_port(), free_port()
         self.servers = f"127.0.0.1:{port}"
         self.secured = f"127.0.0.1:{secured}"  # by TLS, for a user with a password
+        self.behind = f"127.0.0.1:{behind}"  # for a proxy, which clients find at `proxied`
+        self.proxied = f"127.0.0.1:{free_port()}"
         self.certificate = self._folder / "certificate.pem"
         self._settings = self._folder / "server.properties"
         self._settings.write_text(
@@ -78,10 +80,12 @@ class Kafka:
             "node.id=1\n"
             f"controller.quorum.voters=1@127.0.0.1:{control}\n"
             f"listeners=PLAINTEXT://127.0.0.1:{port},SECURED://127.0.0.1:{secured},"
-            f"CONTROLLER://127.0.0.1:{control}\n"
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURED://127.0.0.1:{secured}\n"
+            f"BEHIND://{self.behind},CONTROLLER://127.0.0.1:{control}\n"
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURED://127.0.0.1:{secured},"
+            f"BEHIND://{self.proxied}\n"
             "controller.listener.names=CONTROLLER\n"
-            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL\n"
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL,"
+            "BEHIND:PLAINTEXT\n"
             "sasl.enabled.mechanisms=PLAIN\n"
             "listener.name.secured.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule"
             f' required user_{USER}="{PASSWORD}";\n'
@@ -181,11 +185,11 @@ class Kafka:
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
-    def make_topic(self, topic: str) -> None:
+    def make_topic(self, topic: str, **config: str) -> None:
         """Makes a topic as the relay does, and waits until it can be written to; it may be there already."""
         admin = self.admin()
         with suppress(KafkaException):
-            admin.create_topics([NewTopic(topic, num_partitions=6)])[topic].result(DEADLINE_SECONDS)
+            admin.create_topics([NewTopic(topic, num_partitions=6, config=config)])[topic].result(DEADLINE_SECONDS)
         deadline = time.monotonic() + DEADLINE_SECONDS
         while topic not in (known := admin.list_topics(timeout=10).topics) or any(
             partition.leader < 0 for partition in known[topic].partitions.values()
@@ -275,7 +279,7 @@ sys.stdin.read()
         for entity in ("batch", "dataset", "documents", "image", "job"):
             self.make_topic(f"truthloop.{entity}")
 
-    def make_topic(self, topic: str) -> None:
+    def make_topic(self, topic: str, **config: str) -> None:
         """Makes a topic by asking for it."""
         Producer({"bootstrap.servers": self.servers, "log_level": 0}).list_topics(topic, timeout=DEADLINE_SECONDS)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import threading
 import uuid
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from events.relays import (
     wait_for,
     write_job,
 )
+from truthloop.events import from_kafka
+from truthloop.events.from_kafka import KafkaEvents
 from truthloop.events.record import COLLECTION
 
 SCHEMA = json.loads((Path(__file__).parent / "cloudevents-1.0.schema.json").read_text())
@@ -90,6 +93,9 @@ def test_events_from_kafka_are_chosen_by_entity_subject_and_type(store, kafka, w
     queued, started = "dev.truthloop.job.queued", "dev.truthloop.job.started"
     assert told("--entity", "job", "--subject", one) == {(one, queued), (one, started)}
     assert {(one, queued), (other, queued)} <= told("--type", queued)
+    none = terminal.run("events", "--from-kafka", "--type", "job.banana")
+    assert (none.returncode, none.stdout) == (0, "")
+    assert none.stderr.startswith("No such events. There is no type 'job.banana'; there are batch.created")
     from_log = terminal.answer("events", "--entity", "job", "--subject", other, "--type", "job.queued")
     assert from_log == f"Inference job (id: {other}) queued: queued\n"
 
@@ -113,3 +119,28 @@ def test_messages_that_are_no_events_are_counted_and_left_out(store, kafka, with
     assert written in told
     assert behind in told
     assert f"{len(POISON)} messages left out: no events of Truthloop." in done.stderr
+
+
+def test_a_topic_that_one_answer_lacks_is_not_read_from_its_beginning(store, kafka, with_kafka, monkeypatch):
+    before = write(store, "s", sequence=1)
+    looked, real, stop, read = [], KafkaEvents._partitions, threading.Event(), []
+
+    def partitions(self):
+        looked.append(self)
+        return real(self) if len(looked) != 2 else []
+
+    monkeypatch.setattr(from_kafka, "LOOK_SECONDS", 0.1)
+    with relay_in_this_process(with_kafka):
+        wait_for(lambda: arrived(kafka, {before}), "the event before")
+        monkeypatch.setattr(KafkaEvents, "_partitions", partitions)
+        events = KafkaEvents(with_kafka, follow=True, stop=stop)
+        reader = threading.Thread(target=lambda: read.extend(event.id for event in events))
+        reader.start()
+        wait_for(lambda: len(looked) >= 4, "the looks after the one that lacks it")
+        after = write(store, "s", sequence=2)
+        wait_for(lambda: arrived(kafka, {after}), "the event after")
+        wait_for(lambda: after in read, "the reader")
+        stop.set()
+        reader.join(DEADLINE_SECONDS)
+
+    assert read == [after]

@@ -9,6 +9,7 @@ import pytest
 from pymongo.change_stream import ChangeStream
 from pymongo.errors import OperationFailure
 
+from events.closed_partition import door
 from events.log import write
 from events.relays import (
     TOPIC,
@@ -19,9 +20,12 @@ from events.relays import (
     relay_in_this_process,
     wait_for,
 )
+from truthloop.errors import KafkaUnavailable
 from truthloop.events import listeners, relay
 from truthloop.events.cloudevent import to_cloudevent_json
+from truthloop.events.kafka import Cluster
 from truthloop.store import embedded
+from truthloop.store import lease as leases
 from truthloop.store.connection import connect
 
 
@@ -84,6 +88,98 @@ def test_relays_take_over_from_one_another_when_one_freezes_or_is_killed(store, 
         writer.grow(50)
 
     all_arrived_in_order(kafka, writer.written)
+
+
+def test_a_fresh_topic_that_is_not_open_yet_loses_nothing(store, kafka, with_kafka):
+    kafka.needs_all()
+    kafka.clear()
+    with door(kafka) as proxy, relay_in_this_process(_through(proxy, with_kafka)) as said:
+        written = _before_a_closed_partition(store, proxy, "fresh")
+        all_arrived_in_order(kafka, written)
+
+    assert said[-1].delivered == len(written)
+
+
+def test_a_new_turn_before_a_partition_that_is_not_open_yet_loses_nothing(store, kafka, with_kafka):
+    kafka.needs_all()
+    with door(kafka) as proxy, relay_in_this_process(_through(proxy, with_kafka)) as said:
+        before = write(store, "before")
+        wait_for(lambda: arrived(kafka, {before}), "the event of the first turn")
+        store[leases.COLLECTION].delete_many({"_id": {"$regex": "^relay "}})
+        wait_for(lambda: [one.state for one in said].count("active") == 2, "the second turn")
+        all_arrived_in_order(kafka, _before_a_closed_partition(store, proxy, "turns"))
+
+
+def _through(proxy, settings):
+    host, port = proxy.server_address
+    return settings.model_copy(update={"kafka_bootstrap_servers": f"{host}:{port}"})
+
+
+def _before_a_closed_partition(store, proxy, subject: str) -> dict[str, tuple[str, int]]:
+    """Writes an event, which is refused, and while the answer is on its way those that follow it."""
+    proxy.close()
+    written = {write(store, subject, sequence=1): (subject, 1)}
+    wait_for(lambda: proxy.refused == 1, "the refusal")
+    return written | {write(store, subject, sequence=sequence): (subject, sequence) for sequence in range(2, 6)}
+
+
+@pytest.fixture
+def turn(kafka, with_kafka):
+    """A turn with nothing to send yet; whoever runs it is the test."""
+    with connect(with_kafka, create=True) as store:
+        lease = leases.acquire(store, "relay cluster", holder="me", seconds=60)
+        position = relay._Position.claim(store, "cluster", lease)
+        with relay._Turn(store, Cluster(with_kafka, name="test"), position, relay._Delivered()) as begun:
+            yield begun
+
+
+def test_a_confirmation_that_the_client_only_inferred_is_none(turn):
+    """librdkafka gives the message no offset then."""
+
+    class Inferred:
+        def offset(self) -> None:
+            return None
+
+    sent = relay._OnTheWay("id", "documents.loaded")
+    turn._heard(sent, None, Inferred())
+
+    assert not sent.confirmed
+    assert isinstance(turn.failure, KafkaUnavailable)
+
+
+def test_behind_a_failed_message_a_turn_sends_nothing(store, turn):
+    turn._fail(KafkaUnavailable("gone"))
+    write(store, "behind")
+    wait_for(turn._reader_done.is_set, "the reader to end")
+
+    assert not turn._on_the_way
+
+
+@pytest.fixture
+def narrow_topic(kafka):
+    """The topic takes messages of 5,000 bytes at most, which the producer doesn't know."""
+    kafka.needs_all()
+    kafka.clear()
+    kafka.make_topic(TOPIC, **{"max.message.bytes": "5000"})
+    yield
+    kafka.clear()
+
+
+@pytest.mark.usefixtures("narrow_topic")
+def test_an_event_that_the_broker_refuses_for_good_keeps_back_none_of_the_others(store, kafka, with_kafka):
+    # In one subject and at once, so that the others are in a batch with it.
+    ids = [
+        write(store, "s", sequence=1),
+        write(store, "s", sequence=2, text=random.Random(5).randbytes(9_000).hex()),
+    ]
+    ids += [write(store, "s", sequence=sequence) for sequence in range(3, 20)]
+    others = {id_: ("s", sequence) for sequence, id_ in enumerate(ids, 1) if sequence != 2}
+    with relay_in_this_process(with_kafka) as said:
+        all_arrived_in_order(kafka, others)
+        wait_for(lambda: relay.waiting(store, limit=10) == (0, 0.0), "the position to pass them all")
+
+    assert said[-1].unsendable == 1
+    assert not arrived(kafka, {ids[1]})
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ class KafkaEvents:
         self._stop = stop or threading.Event()
         self._ends: dict[tuple[str, int], int] = {}
         self._known: set[tuple[str, int]] = set()
+        self._missing: set[tuple[str, int]] = set()  # of the known, what the last look did not find
         with kafka_errors(settings):
             self._consumer: Consumer = Consumer(
                 client_settings(settings, name=CLIENT)
@@ -104,7 +105,7 @@ class KafkaEvents:
         from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, TopicPartition
 
         places = self._partitions()
-        if after is not None:
+        if after is not None and places:  # asked about no place, the client says that this is no question
             # A message is never older than its event, so none that was made since is passed by.
             since = max(id_time_ms(after) - RESCAN_MS, 0)
             # Where there is none as young, what comes from now on: "the end" would be where that is when the first
@@ -163,12 +164,17 @@ class KafkaEvents:
             log.warning("kafka_topics_unknown", error=str(failed.args[0])[:300])
             return
         new = [place for place in now if place not in self._known]
-        gone = self._known - set(now)
-        if gone:
-            self._consumer.incremental_unassign([TopicPartition(*place) for place in gone])
-        if new:
-            self._consumer.incremental_assign([TopicPartition(*place, OFFSET_BEGINNING) for place in new])
-        self._known = set(now)
+        # Brokers leave out a topic in one answer and have it in the next; dropped, it would be read again from its
+        # beginning. So what is gone was missed twice.
+        missing = self._known - set(now)
+        gone = missing & self._missing
+        with kafka_errors(self._settings):
+            if gone:
+                self._consumer.incremental_unassign([TopicPartition(*place) for place in gone])
+            if new:
+                self._consumer.incremental_assign([TopicPartition(*place, OFFSET_BEGINNING) for place in new])
+        self._known = (self._known | set(now)) - gone
+        self._missing = missing - gone
 
     def _event(self, message: "Message") -> Event | None:
         from confluent_kafka import KafkaError

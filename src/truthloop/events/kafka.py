@@ -123,8 +123,12 @@ def kafka_errors(settings: Settings) -> Iterator[None]:
 
 def unavailable(error: "KafkaError", settings: Settings, *, reason: str = "") -> KafkaUnavailable:
     """Our error for one of Kafka's, with what the user can do."""
+    from confluent_kafka import KafkaError
+
+    silent = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE)
+    what = "doesn't answer" if error.code() in silent else "doesn't do what is asked"
     return KafkaUnavailable(
-        f"Kafka at {settings.kafka_bootstrap_servers} doesn't do what is asked ({(reason or error.str())[:300]}). "
+        f"Kafka at {settings.kafka_bootstrap_servers} {what} ({(reason or error.str())[:300]}). "
         "Check that it runs and that the settings TRUTHLOOP_KAFKA_... fit it, then try again."
     )
 

@@ -55,6 +55,9 @@ GONE_SECONDS = 5.0
 FLUSH_SECONDS = 6.0
 # How far apart in a rescan two events of a subject may stand in the wrong order, by clocks that disagree.
 IN_SEQUENCE_WITHIN = 20_000
+# Kafka's codes for what it won't take however often it comes: MSG_SIZE_TOO_LARGE, RECORD_LIST_TOO_LARGE and
+# INVALID_RECORD.
+REFUSED_FOR_GOOD = {10, 18, 87}
 
 State = Literal["connecting", "standby", "active", "stopped"]
 
@@ -67,7 +70,7 @@ class Standing:
 
     state: State
     delivered: int  # events that Kafka has confirmed to this process
-    unsendable: int = 0  # events that no message could be made of; they are in the log alone
+    unsendable: int = 0  # no message could be made of them or Kafka refuses it; they are in the log alone
 
 
 def run_relay(
@@ -153,8 +156,9 @@ class _Relay:
 
     def _lead(self, cluster: Cluster, id_: str, lease: Lease) -> None:
         if id_ != self._cluster:
-            # What another cluster has confirmed is not in this one.
-            self._cluster, self._delivered.ids = id_, PassedOn()
+            # What another cluster has confirmed is not in this one, and this one may take what that refused.
+            self._cluster = id_
+            self._delivered.begin_anew()
         position = _Position.claim(self._store, id_, lease)
         log.info("relay_active", cluster=id_, after=position.id)
         with _Turn(self._store, cluster, position, self._delivered) as turn:
@@ -173,7 +177,7 @@ class _Relay:
         if state != self._told:
             self._told = state
             self._tell(
-                Standing(state=state, delivered=self._delivered.count, unsendable=self._delivered.unsendable)
+                Standing(state=state, delivered=self._delivered.count, unsendable=len(self._delivered.unsendable))
             )
 
 
@@ -181,9 +185,13 @@ class _Delivered:
     """What Kafka has confirmed to this process; a rescan in the same process doesn't send it again."""
 
     def __init__(self) -> None:
-        self.ids = PassedOn()
         self.count = 0
-        self.unsendable = 0
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        self.ids = PassedOn()
+        self.refused: set[str] = set()  # came back in a batch that Kafka refused; not all of it need be at fault
+        self.unsendable: set[str] = set()
 
 
 class _Position:
@@ -248,14 +256,16 @@ class _OnTheWay:
     """An event that was given to the producer."""
 
     id: str
-    confirmed: bool = False
+    type: str
+    alone: bool = False  # it is a batch of its own
+    confirmed: bool = False  # or passed over
 
 
 class _Turn:
     """One time of being active, with a producer and a place in the log of its own.
 
-    A thread reads the log and gives events to the producer; the thread that runs the turn hears what Kafka
-    confirms and stores the position.
+    A thread reads the log and gives events to the producer; the thread that runs the turn stores the position.
+    Both hear what Kafka confirms.
     """
 
     def __init__(self, store: Store, cluster: Cluster, position: _Position, delivered: _Delivered) -> None:
@@ -266,6 +276,7 @@ class _Turn:
         self._on_the_way: deque[_OnTheWay] = deque()
         self._first: _OnTheWay | None = None  # what was the first on its way a second ago
         self._topics: set[str] = set()
+        self._hearing = threading.Lock()
         self._over = threading.Event()
         self._reader_done = threading.Event()
         self._stored_at = 0.0
@@ -288,7 +299,10 @@ class _Turn:
         self._end_reading()
         # What still waits in the producer is sent anew by who comes next; sent later it would only repeat.
         self._producer.purge()
-        self._producer.flush(LOOK_SECONDS)
+        # Not by `flush`: where the client has an error to raise, that goes on calling back and fails in the midst.
+        deadline = time.monotonic() + LOOK_SECONDS
+        while len(self._producer) and time.monotonic() < deadline:
+            self._hear(POLL_SECONDS)
 
     def run(self, is_over: Callable[[], bool], *, alive: Callable[[], None]) -> None:
         """Goes on until told otherwise or until something fails, which then stands in `failure`.
@@ -298,7 +312,7 @@ class _Turn:
             alive: called every second, unless what was sent first still isn't confirmed since the last time.
         """
         while not is_over() and self.failure is None and not self._reader_done.is_set():
-            self._producer.poll(POLL_SECONDS)
+            self._hear(POLL_SECONDS)
             self._settle(alive)
 
     def finish(self, seconds: float) -> None:
@@ -306,7 +320,7 @@ class _Turn:
         self._end_reading()
         deadline = time.monotonic() + seconds
         while self._on_the_way and not self._kafka_failed and time.monotonic() < deadline:
-            self._producer.poll(POLL_SECONDS)
+            self._hear(POLL_SECONDS)
             self._advance()
         if seconds:
             self._advance()
@@ -341,28 +355,63 @@ class _Turn:
         while self._on_the_way and self._on_the_way[0].confirmed:
             self._position.passed(self._on_the_way.popleft().id)
 
-    def _heard(self, sent: _OnTheWay, error: "KafkaError | None", message: "Message") -> None:  # noqa: ARG002
+    # Both threads
+
+    def _hear(self, seconds: float) -> None:
+        """Takes up what Kafka has answered, waiting so long for the first answer."""
+        try:
+            with kafka_errors(self._store.settings):
+                self._producer.poll(seconds)
+        except TruthloopError as error:  # what the producer can't go on after; the answers are still to come
+            self._fail(error)
+
+    def _heard(self, sent: _OnTheWay, error: "KafkaError | None", message: "Message") -> None:
         """Kafka's answer to one message, called from `poll`."""
-        if error is None:
-            sent.confirmed = True
-            self._delivered.count += 1
-            self._delivered.ids.add(sent.id, now_ms=time.time_ns() // 1_000_000)
-        else:
-            # Passing over it would be a gap, so the turn ends, and the next begins with it.
-            self._kafka_failed = True
-            self.failure = self.failure or unavailable(error, self._store.settings)
+        from confluent_kafka import KafkaError
+
+        offset = message.offset()
+        if error is None and (offset is None or offset < 0):
+            # The client infers it from the confirmation of a later message; Kafka itself has not said so.
+            error = KafkaError(KafkaError._FAIL, "a message was confirmed without its place in the partition")
+        with self._hearing:
+            if error is None:
+                sent.confirmed = True
+                self._delivered.count += 1
+                self._delivered.ids.add(sent.id, now_ms=time.time_ns() // 1_000_000)
+                self._delivered.refused.discard(sent.id)
+                return
+            if error.code() in REFUSED_FOR_GOOD:
+                if sent.alone:
+                    self._pass_over(sent, reason=f"Kafka refuses it: {error.str()}")
+                    sent.confirmed = True
+                else:
+                    self._delivered.refused.add(sent.id)
+        # Passing over it would be a gap, so the turn ends, and the next begins with it.
+        self._fail(unavailable(error, self._store.settings))
+
+    def _fail(self, error: TruthloopError) -> None:
+        self._kafka_failed = True
+        self.failure = self.failure or error
+        self._over.set()  # nothing more is sent behind it
 
     # The thread that reads the log
 
     def _read(self, events: Iterator[Event]) -> None:
         try:
+            was_alone = False
             for event in events:
-                while len(self._on_the_way) >= MAX_ON_THE_WAY and not self._over.wait(0.01):
+                alone = event.id in self._delivered.refused
+                room = 1 if alone or was_alone else MAX_ON_THE_WAY
+                while len(self._on_the_way) >= room and not self._over.wait(0.01):
                     pass
+                self._hear(0)  # a failure, also while the other thread stores the position
                 if self._over.is_set():
                     return
-                if event.id not in self._delivered.ids:
-                    self._send(event)
+                if event.id in self._delivered.unsendable:
+                    self._on_the_way.append(_OnTheWay(event.id, event.type, confirmed=True))
+                elif event.id not in self._delivered.ids:
+                    self._send(event, alone=alone)
+                    was_alone = alone
         except TruthloopError as error:
             self.failure = self.failure or error
         except Exception as error:
@@ -373,7 +422,7 @@ class _Turn:
         finally:
             self._reader_done.set()
 
-    def _send(self, event: Event) -> None:
+    def _send(self, event: Event, *, alone: bool) -> None:
         from confluent_kafka import KafkaError, KafkaException
 
         try:
@@ -386,7 +435,7 @@ class _Turn:
         if topic not in self._topics:
             self._cluster.make_topic(topic)
             self._topics.add(topic)
-        sent = _OnTheWay(event.id)
+        sent = _OnTheWay(event.id, event.type, alone)
         self._on_the_way.append(sent)  # before Kafka can confirm it
         with kafka_errors(self._store.settings):
             while not self._over.is_set():
@@ -408,9 +457,9 @@ class _Turn:
                     sent.confirmed = True
                     return
 
-    def _pass_over(self, event: Event, *, reason: str) -> None:
+    def _pass_over(self, event: Event | _OnTheWay, *, reason: str) -> None:
         log.error("event_unsendable", id=event.id, type=event.type, reason=reason[:300])
-        self._delivered.unsendable += 1
+        self._delivered.unsendable.add(event.id)
 
 
 def _producer(store: Store) -> "Producer":
@@ -422,6 +471,10 @@ def _producer(store: Store) -> "Producer":
             | {
                 "enable.idempotence": True,
                 "acks": "all",
+                # With more, a producer's first request to a partition can be refused, as by a topic that was just
+                # made or a new leader, while Kafka takes the second, though its sequence doesn't begin at 0
+                # (KAFKA-15591). librdkafka reads that as a confirmation of both: the first would be lost.
+                "max.in.flight.requests.per.connection": 1,
                 # After a message that failed none is sent: the order within a subject.
                 "enable.gapless.guarantee": True,
                 # Waits for a broker however long it is away.
