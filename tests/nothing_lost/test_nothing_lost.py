@@ -76,6 +76,16 @@ def faults(cluster: Cluster) -> list[str]:
     return judge.faults_of_jobs(there) + judge.faults_of_events(there, messages) + cluster.errors()
 
 
+def assert_all_is_well(said: dict[str, Any], jobs: int) -> None:
+    """What the simulator must say of a run of so many jobs, whatever was killed."""
+    assert (said["ok"], said["jobs"], said["acknowledged"]) == (True, jobs, jobs), said
+    assert said["lost"] == said["doubled"] == said["out_of_order"] == [], said
+    assert said["unexpected"] == said["unanswered"] == [], said
+    # Of the others, which are cancelled or deleted, a few are too quick for it.
+    assert 0.8 * jobs <= said["states"]["succeeded"] <= 0.9 * jobs, said
+    assert said["events_in_kafka"] == said["events"] > 0, said
+
+
 def test_whatever_is_killed_every_job_ends_once_and_every_event_reaches_kafka_in_order(cluster: Cluster) -> None:
     """One test, since it is one run of 2,000 jobs."""
     seed = int(os.environ.get("TRUTHLOOP_TEST_SEED") or random.SystemRandom().randrange(10**6))
@@ -89,7 +99,8 @@ def test_whatever_is_killed_every_job_ends_once_and_every_event_reaches_kafka_in
     story = f"{chaos}; simulator: {said}"
 
     assert faults(cluster) == [], story
-    assert (simulator.code, said["ok"], said["acknowledged"]) == (0, True, JOBS), story
+    assert simulator.code == 0, story
+    assert_all_is_well(said, JOBS)
     there = judge.stored(cluster.mongodb.uri, DATABASE)
     made = [event["subject"] for event in there.events if event["type"] == "dev.truthloop.job.created"]
     assert len(made) == len(set(made)) == JOBS, f"a repeated request has made a second job: {story}"
@@ -99,7 +110,7 @@ def test_whatever_is_killed_every_job_ends_once_and_every_event_reaches_kafka_in
 
 
 def test_jobs_go_on_while_the_broker_is_away_and_every_event_reaches_it_afterwards(cluster: Cluster) -> None:
-    simulator = Simulator(cluster, 100)
+    simulator = Simulator(cluster, jobs := 100)
     wait_for(lambda: simulator.progress() > 0.1, "the first jobs")
     cluster.kafka.stop(signal.SIGKILL)
     back_at = time.monotonic() + BROKER_AWAY_SECONDS
@@ -111,5 +122,6 @@ def test_jobs_go_on_while_the_broker_is_away_and_every_event_reaches_it_afterwar
         cluster.kafka.start()
 
     said = simulator.summary()
-    assert (simulator.code, said["ok"]) == (0, True), said
+    assert simulator.code == 0, said
+    assert_all_is_well(said, jobs)
     assert faults(cluster) == []

@@ -1,8 +1,8 @@
-"""A way to the service on which requests and answers get lost."""
+"""A way to the service on which requests and answers get lost, or are answered by somebody else."""
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,6 +17,29 @@ def flaky(address: str) -> Iterator[str]:
     """A server that passes requests on to the address, most of them."""
     fates = itertools.cycle(FATES)
     lock = threading.Lock()
+
+    def fate_of(method: str, path: str) -> str:
+        # The client greets a service that it believes to be there.
+        with lock:
+            return "through" if path.endswith("/models") else next(fates)
+
+    with _proxy(address, fate_of) as proxy:
+        yield proxy
+
+
+@contextmanager
+def refusing(address: str, method: str, ending: str, status: int) -> Iterator[str]:
+    """A server that answers requests of a method to paths with an ending by itself, and passes on the others."""
+
+    def fate_of(asked: str, path: str) -> str:
+        return str(status) if asked == method and path.endswith(ending) else "through"
+
+    with _proxy(address, fate_of) as proxy:
+        yield proxy
+
+
+@contextmanager
+def _proxy(address: str, fate_of: Callable[[str, str], str]) -> Iterator[str]:
     forward = httpx.Client(base_url=address, timeout=60, verify=False)
 
     class Handler(BaseHTTPRequestHandler):
@@ -24,10 +47,8 @@ def flaky(address: str) -> Iterator[str]:
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            # The client greets a service that it believes to be there.
-            with lock:
-                fate = "through" if self.path.endswith("/models") else next(fates)
-            if fate in ("429", "503"):
+            fate = fate_of(self.command, self.path)
+            if fate.isdecimal():
                 self.send_response(int(fate))
                 self.send_header("Retry-After", "0")
                 self.send_header("Content-Length", "0")

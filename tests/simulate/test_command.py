@@ -3,11 +3,18 @@
 import json
 import re
 import signal
+import threading
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 from api.service import TOKEN
 from cli.processes import TIMEOUT_SECONDS, Terminal, wait_for
 from events.relays import relay_in_this_process
+from truthloop.cli import place
 from truthloop.events.record import COLLECTION
 from truthloop.predict.documents import JOBS
 from truthloop.settings import load_settings
@@ -84,6 +91,72 @@ def test_a_url_needs_its_token(tmp_path):
     assert done.returncode == 2
     assert "TRUTHLOOP_TOKEN" in done.stderr
     assert not (tmp_path / ".truthloop").exists()
+
+
+@contextmanager
+def foreign(body: bytes) -> Iterator[tuple[str, list[str | None]]]:
+    """A server that isn't Truthloop's, without a Date header; its address, and the tokens that it was sent."""
+    tokens: list[str | None] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            tokens.append(self.headers.get("Authorization"))
+            self.send_response_only(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", tokens
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"<html>Welcome</html>", id="a page"),
+        pytest.param(b'{"items": [{"name": "opencv_faces"}, {"name": "opencv_people"}]}', id="no Date header"),
+        pytest.param(b'["opencv_faces"]', id="other JSON"),
+    ],
+)
+def test_a_server_that_is_not_truthloop_is_told_of_in_a_line(tmp_path, body: bytes):
+    with foreign(body) as (url, _):
+        done = Terminal(tmp_path, TRUTHLOOP_URL=url, TRUTHLOOP_TOKEN=TOKEN).run("simulate")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "doesn't answer as Truthloop's service does" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_the_token_of_the_workspace_goes_to_no_other_service(tmp_path):
+    home = tmp_path / ".truthloop"
+    home.mkdir()
+    (home / "token").write_text("t" * 40)
+    with foreign(b"{}") as (url, tokens):
+        done = Terminal(home, TRUTHLOOP_URL=url).run("simulate")
+
+    assert done.returncode == 2
+    assert "TRUTHLOOP_TOKEN" in done.stderr
+    assert tokens == []
+
+
+def test_the_token_of_the_workspace_goes_to_its_own_service_at_its_url(tmp_path):
+    home = tmp_path / ".truthloop"
+    home.mkdir()
+    (home / "token").write_text("t" * 40)
+    # Whoever holds the place of the workspace's service is it.
+    with foreign(b"{}") as (url, tokens), place.claim(home, url):
+        Terminal(home, TRUTHLOOP_URL=url).run("simulate")
+
+    assert tokens == ["Bearer " + "t" * 40]
 
 
 def test_nothing_is_made_where_there_is_no_workspace(tmp_path):

@@ -26,11 +26,11 @@ def history(verbs: list[str]) -> list[Told]:
 
 @composite
 def lives(draw) -> list[Told]:
-    """The events of a job that came to its end, as the service makes them."""
+    """The events of a job that came to a good end, as the service makes them."""
     verbs = ["created", "queued"]
     for _ in range(draw(integers(0, 2))):
         verbs += ["started", "requeued"]
-    end = draw(sampled_from(ENDS))
+    end = draw(sampled_from(["succeeded", "cancelled"]))  # a failed job is a finding by itself
     verbs += ["started", end] if end != "cancelled" or draw(sampled_from([True, False])) else [end]
     if draw(sampled_from([True, False])):
         verbs.append("deleted")
@@ -120,6 +120,13 @@ def test_a_job_that_is_gone_and_that_nobody_deleted_is_lost():
     assert [finding.fault for finding in found] == [Fault.LOST]
 
 
+def test_a_job_that_is_gone_though_no_event_tells_of_its_deleting_is_lost():
+    said = Said.CREATED | Said.EXECUTED | Said.ASKED_TO_DELETE
+    life = history(["created", "queued", "started", "succeeded"])
+
+    assert [each.fault for each in judge("job", said, life, state=None, revision=None)] == [Fault.LOST]
+
+
 def test_a_cancelling_without_an_answer_may_or_may_not_have_happened():
     said = Said.CREATED | Said.EXECUTED | Said.ASKED_TO_CANCEL
     ran = history(["created", "queued", "started", "succeeded"])
@@ -127,6 +134,23 @@ def test_a_cancelling_without_an_answer_may_or_may_not_have_happened():
 
     assert judge("job", said, ran, state=JobState.SUCCEEDED, revision=4) == []
     assert judge("job", said, cancelled, state=JobState.CANCELLED, revision=3) == []
+
+
+def test_a_failed_job_is_told_of_with_its_own_error():
+    said = Said.CREATED | Said.EXECUTED
+    life = history(["created", "queued", "started", "requeued", "started", "failed"])
+
+    found = judge("job", said, life, state="failed", revision=6, error="Tried 3 times. w-1 has gone.")
+
+    assert [finding.fault for finding in found] == [Fault.UNEXPECTED]
+    assert found[0].text.endswith("has failed: Tried 3 times. w-1 has gone.")
+
+
+def test_a_job_that_failed_before_it_was_deleted_is_told_of():
+    said = Said.CREATED | Said.EXECUTED | Said.ASKED_TO_DELETE | Said.DELETED
+    life = history(["created", "queued", "started", "failed", "deleted"])
+
+    assert [each.fault for each in judge("job", said, life, state=None, revision=None)] == [Fault.UNEXPECTED]
 
 
 def test_a_job_that_was_only_made_need_not_end():
@@ -138,11 +162,11 @@ def test_repeats_and_whatever_order_between_jobs_are_fine_in_kafka(told, rng):
     logged = dict(enumerate_jobs(told))
     arrivals = Arrivals(logged)
     for job, event in shuffled_between_jobs(logged, rng):
-        arrivals.add(job, event.sequence, event.id)
+        arrivals.add(job, event)
         if rng.random() < 0.3:
             again = rng.choice([each for each in logged[job] if each.sequence <= event.sequence])
-            arrivals.add(job, again.sequence, again.id)
-    arrivals.add("somebody else's", 1, "event")
+            arrivals.add(job, again)
+    arrivals.add("somebody else's", Told(1, "created", "created", "event"))
 
     assert arrivals.end() == []
     assert (arrivals.missing, arrivals.come) == (0, sum(map(len, told)))
@@ -156,7 +180,7 @@ def test_an_event_that_kafka_lacks_is_found(told, rng):
     gone = rng.choice(events)
     for job, event in events:
         if (job, event) != gone:
-            arrivals.add(job, event.sequence, event.id)
+            arrivals.add(job, event)
 
     assert Fault.LOST in {finding.fault for finding in arrivals.end()}
     assert arrivals.missing == 1
@@ -167,7 +191,7 @@ def test_an_event_that_comes_to_kafka_too_late_is_found(life, rng):
     arrivals = Arrivals({"job": life})
     late = life.pop(rng.randrange(len(life) - 1))
     for event in [*life, late]:
-        arrivals.add("job", event.sequence, event.id)
+        arrivals.add("job", event)
 
     assert {finding.fault for finding in arrivals.end()} == {Fault.OUT_OF_ORDER}
 
@@ -176,10 +200,22 @@ def test_an_event_that_comes_to_kafka_too_late_is_found(life, rng):
 def test_an_event_that_comes_to_kafka_under_two_ids_is_found(life, rng):
     arrivals = Arrivals({"job": life})
     for event in life:
-        arrivals.add("job", event.sequence, event.id)
-    arrivals.add("job", rng.choice(life).sequence, "another")
+        arrivals.add("job", event)
+    another = rng.choice(life)._replace(id="another")
+    for _ in range(2):
+        arrivals.add("job", another)
 
-    assert {finding.fault for finding in arrivals.end()} == {Fault.DOUBLED}
+    assert [finding.fault for finding in arrivals.end()] == [Fault.DOUBLED]
+
+
+@given(lives(), sampled_from(["verb", "state"]), randoms())
+def test_an_event_that_tells_something_else_in_kafka_is_found(life, field, rng):
+    changed = rng.choice(life)
+    arrivals = Arrivals({"job": life})
+    for event in life:
+        arrivals.add("job", event._replace(**{field: "other"}) if event == changed else event)
+
+    assert Fault.DOUBLED in {finding.fault for finding in arrivals.end()}
 
 
 def enumerate_jobs(told: list[list[Told]]) -> list[tuple[str, list[Told]]]:

@@ -15,6 +15,7 @@ import typer
 from truthloop.cli.options import Debug, Json
 from truthloop.cli.screen import console, count, messages, number_of, write_json
 from truthloop.errors import SettingRefused, Unavailable
+from truthloop.simulate.limits import CONCURRENCY, JOBS, MAX_CONCURRENCY, MAX_JOBS, MODELS, PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from truthloop.settings import Settings
     from truthloop.simulate.run import OperationFigures, Report, Simulation
 
-# The defaults of `truthloop.simulate.run`, which would make `truthloop --help` slow.
-JOBS, CONCURRENCY, PATIENCE_SECONDS = 100, 16, 120.0
-MAX_JOBS, MAX_CONCURRENCY = 1_000_000, 512
 # As many findings of a kind as the screen shows.
 SHOWN = 10
 # Between two lines about progress where there is no terminal, and after this time without a job's end it says so.
@@ -94,14 +92,14 @@ def run_simulation(
 
     Four of five jobs run to their end, the others are cancelled or deleted in different states. At the end every
     job, its result and its events are read back, from Kafka as well where TRUTHLOOP_KAFKA_BOOTSTRAP_SERVERS is
-    set; the exit code is 1 if anything that was acknowledged is lost, doubled or out of order. The service is the
-    one that runs for this workspace, or the one at TRUTHLOOP_URL with TRUTHLOOP_TOKEN.
+    set; the exit code is 1 if a job failed or anything that was acknowledged is lost, doubled or out of order. The
+    service is the one that runs for this workspace, or the one at TRUTHLOOP_URL with TRUTHLOOP_TOKEN.
 
     Ctrl-C begins no more jobs and checks those there are; a second one leaves at once.
     """
     from truthloop.settings import load_settings
     from truthloop.simulate.pictures import FolderPictures
-    from truthloop.simulate.run import MODELS, Simulation
+    from truthloop.simulate.run import Simulation
 
     named = [name.strip() for given in models or [] for name in given.split(",") if name.strip()]
     settings = load_settings()
@@ -142,17 +140,19 @@ def reach(settings: "Settings") -> tuple[str, str]:
 
     Raises:
         Unavailable: the settings name none, and none runs for the workspace.
-        SettingRefused: the settings name one, and no token.
+        SettingRefused: the settings name one that isn't the workspace's own, and no token.
     """
     from truthloop.cli import place
 
+    service = place.find(settings.home)
     if settings.url is not None:
-        if settings.token is None and not (settings.home / "token").exists():
+        # The workspace's own token is for its own service alone.
+        if settings.token is None and (service is None or settings.url != service.url):
             raise SettingRefused(
-                f"TRUTHLOOP_URL is {settings.url!r}. Give the token of that service in TRUTHLOOP_TOKEN."
+                f"TRUTHLOOP_URL is {settings.url!r}, which isn't the service of the workspace {settings.home}. "
+                "Give that service's token in TRUTHLOOP_TOKEN."
             )
         return settings.url, place.token(settings)
-    service = place.find(settings.home)
     if service is None:
         raise Unavailable(
             f"No service runs for the workspace {settings.home}. Start it with `truthloop up --detach`, or say in "

@@ -5,14 +5,13 @@ import secrets
 import threading
 from dataclasses import dataclass
 
+from truthloop.simulate.limits import MAX_JOBS
 from truthloop.simulate.verify import Said
 
 # A job's deadline, in whole seconds, says which run it is of: days, so that no job fails by it, and chosen so that
 # hardly two runs have the same. Its millionths say which of the run's jobs it is. The API has no field for a note
 # of the client's, and a job that was made twice for one request can be found by nothing else.
 _DEADLINES = range(200_000, 2_000_000)
-MILLIONTHS = 1_000_000
-MAX_JOBS = MILLIONTHS
 
 
 @dataclass(slots=True)
@@ -20,7 +19,9 @@ class Entry:
     """A job that the service has acknowledged."""
 
     number: int
-    said: Said = Said.CREATED
+    model: str  # that was asked for
+    image_id: str  # the SHA-256 of the image that is sent
+    said: Said
     result: bytes | None = None  # the digest of what was read
 
 
@@ -31,29 +32,22 @@ class Book:
         self._run = secrets.choice(_DEADLINES)
         self._lock = threading.Lock()
         self.entries: dict[str, Entry] = {}
-        self._numbers: set[int] = set()
 
     def deadline_seconds(self, number: int) -> float:
         """The deadline that marks a job of this run."""
-        return round(self._run + number / MILLIONTHS, 6)
+        return round(self._run + number / MAX_JOBS, 6)
 
     def number(self, deadline_seconds: float | None) -> int | None:
         """Which job of this run a deadline marks; None for somebody else's."""
         if deadline_seconds is None or int(deadline_seconds) != self._run:
             return None
-        return round((deadline_seconds - self._run) * MILLIONTHS)
+        return round((deadline_seconds - self._run) * MAX_JOBS)
 
-    def enter(self, job: str, number: int, said: Said) -> Entry:
+    def enter(self, job: str, entry: Entry) -> Entry:
         """Notes a job that the service has acknowledged."""
         with self._lock:
-            entry = self.entries[job] = Entry(number, said)
-            self._numbers.add(number)
-            return entry
-
-    def is_acknowledged(self, number: int) -> bool:
-        """Whether a job of this number was acknowledged."""
-        with self._lock:
-            return number in self._numbers
+            self.entries[job] = entry
+        return entry
 
 
 def digest(result: bytes) -> bytes:

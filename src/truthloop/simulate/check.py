@@ -1,30 +1,23 @@
 """Reading back, after a run, all that was acknowledged: jobs and results over HTTP, the event log, Kafka."""
 
-import queue
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from truthloop.errors import TruthloopError
 from truthloop.events.documents import TYPE_PREFIX
-from truthloop.events.from_kafka import KafkaEvents
 from truthloop.events.passed_on import RESCAN_MS, first_id_at
 from truthloop.predict.documents import JobState
 from truthloop.settings import Settings
-from truthloop.simulate.book import Book, Entry, digest
+from truthloop.simulate.book import Book, Entry
 from truthloop.simulate.client import Client
+from truthloop.simulate.kafka import read_kafka
+from truthloop.simulate.results import Results, mixed_up
 from truthloop.simulate.traffic import GONE
 from truthloop.simulate.verify import Arrivals, Fault, Finding, Told, judge
-
-# Of the messages of Kafka that are on their way to the check.
-_HELD = 10_000
-# How long the check waits for a message before it looks at the clock.
-_LOOK_SECONDS = 0.2
 
 Progress = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, how much there is
 
@@ -35,16 +28,23 @@ class Checked:
 
     states: Counter[str] = field(default_factory=Counter)  # of the acknowledged jobs
     events: int = 0  # of these jobs, in the log
-    kafka: int | None = None  # of these, in Kafka; None where it isn't looked at
+    kafka: int | None = None  # of these, in Kafka; None where it isn't looked at, or wasn't read to its end
     findings: list[Finding] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A job as it was read back; both None where there is none."""
+    """A job as it was read back; all None where there is none."""
 
-    state: str | None
-    revision: int | None
+    state: str | None = None
+    revision: int | None = None
+    error: str | None = None  # why it failed
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any]) -> "_Read":
+        error = job["error"] if job["state"] == JobState.FAILED else None
+        return cls(sys.intern(job["state"]), job["revision"], error)
 
 
 def check(
@@ -80,19 +80,31 @@ def check(
     for job, entry in book.entries.items():
         read = jobs[job]
         checked.states[GONE if read.state is None else read.state] += 1
-        checked.findings += judge(job, entry.said, told[job], state=read.state, revision=read.revision)
+        checked.findings += judge(
+            job, entry.said, told[job], state=read.state, revision=read.revision, error=read.error
+        )
     if kafka is not None:
         arrivals = Arrivals(told)
-        _read_kafka(
+        unread = read_kafka(
             kafka,
             arrivals,
             after=first_id_at(since_ms),
             patience_seconds=patience_seconds,
             hurry=hurry,
-            progress=progress,
+            progress=lambda done, total: progress("Kafka", done, total),
         )
-        checked.findings += arrivals.end()
-        checked.kafka = arrivals.come
+        if unread is None:
+            checked.kafka = arrivals.come
+            if checked.events and not arrivals.come:
+                checked.unanswered.append(
+                    f"None of the {checked.events} events came to Kafka in {patience_seconds:g} s. "
+                    "Does a relay run? `truthloop relay` is one."
+                )
+            else:
+                checked.findings += arrivals.end()
+        else:  # what is missing may be there
+            checked.findings += arrivals.findings
+            checked.unanswered.append(unread)
     return checked
 
 
@@ -105,16 +117,20 @@ def _read_jobs(
     progress: Progress,
 ) -> dict[str, _Read]:
     """Each acknowledged job as it stands, with its result; finds those that nobody was told of."""
-    read = dict.fromkeys(book.entries, _Read(None, None))
+    read = dict.fromkeys(book.entries, _Read())
+    of_number = {entry.number: job for job, entry in book.entries.items()}
     for job in clients[0].jobs_since(since_seconds):
-        if job["id"] in read:
-            read[job["id"]] = _Read(sys.intern(job["state"]), job["revision"])
-            continue
+        entry = book.entries.get(job["id"])
+        if entry is not None:
+            read[job["id"]] = _Read.of(job)
+            checked.findings += mixed_up(job["id"], entry, job, what="it")
         number = book.number(job["deadline_seconds"])
-        if number is not None and book.is_acknowledged(number):
-            text = f"Job {job['id']} was made by the same request as another of this run (number {number})."
+        # Also two of which nobody was told.
+        if number is not None and (other := of_number.setdefault(number, job["id"])) != job["id"]:
+            text = f"Job {job['id']} was made by the same request as job {other} of this run (number {number})."
             checked.findings.append(Finding(fault=Fault.DOUBLED, text=text))
     total = len(book.entries)
+    results = Results()
     lock = threading.Lock()
     done = 0
 
@@ -124,7 +140,7 @@ def _read_jobs(
         for job, entry in jobs:
             if hurry.is_set():
                 break
-            found += _result_findings(client, job, entry, read)
+            found += _result_findings(client, job, entry, read, results)
             with lock:
                 done += 1
                 progress("jobs and results", done, total)
@@ -135,28 +151,30 @@ def _read_jobs(
         parts = [entries[place :: len(clients)] for place in range(len(clients))]
         for findings in threads.map(look, clients, parts):
             checked.findings += findings
+    checked.findings += results.end()
     return read
 
 
-def _result_findings(client: Client, job: str, entry: Entry, read: dict[str, _Read]) -> Iterator[Finding]:
+def _result_findings(
+    client: Client, job: str, entry: Entry, read: dict[str, _Read], results: Results
+) -> Iterator[Finding]:
     if read[job].state is None:
         # Not in the list: asked for by its id, too, before it counts as gone.
         now = client.read(job, operation=None)
-        if now is not None:
-            read[job] = _Read(now["state"], now["revision"])
-            yield Finding(
-                fault=Fault.LOST, text=f"Job {job} is there, {now['state']}, and the list of jobs lacks it."
-            )
-        return
+        if now is None:
+            return
+        read[job] = _Read.of(now)
+        yield Finding(fault=Fault.LOST, text=f"Job {job} is there, {now['state']}, and the list of jobs lacks it.")
     if read[job].state != JobState.SUCCEEDED:
+        if entry.result is not None:
+            text = f"Job {job} had a result, which was read, and is {read[job].state} now."
+            yield Finding(fault=Fault.LOST, text=text)
         return
     _, result = client.result(job, operation=None)
     if result is None:
         yield Finding(fault=Fault.LOST, text=f"Job {job} has succeeded and has no result.")
-    elif entry.result is not None and digest(result) != entry.result:
-        yield Finding(
-            fault=Fault.DOUBLED, text=f"Job {job} has another result than it had when it was first read."
-        )
+    else:
+        yield from results.add(job, entry, result)
 
 
 def _read_log(client: Client, book: Book, after: str, progress: Progress) -> dict[str, list[Told]]:
@@ -180,57 +198,3 @@ def _told(event: Mapping[str, Any]) -> Told:
         state=sys.intern(str(event["data"].get("state"))),
         id=event["id"],
     )
-
-
-def _read_kafka(
-    settings: Settings,
-    arrivals: Arrivals,
-    *,
-    after: str,
-    patience_seconds: float,
-    hurry: threading.Event,
-    progress: Progress,
-) -> None:
-    """Reads Kafka until all has come, or nothing has come for as long as patience lasts."""
-    messages: queue.Queue[tuple[str, int, str]] = queue.Queue(_HELD)
-    stop = threading.Event()
-
-    def read() -> None:
-        while not stop.is_set():
-            try:
-                for event in KafkaEvents(settings, follow=True, after=after, stop=stop):
-                    if event.entity != "job":
-                        continue
-                    _put(messages, (event.subject, event.sequence, event.id), stop)
-            except TruthloopError:  # the brokers may come back; what is missing is told at the end
-                stop.wait(_LOOK_SECONDS)
-
-    total = arrivals.missing
-    reader = threading.Thread(target=read, name="truthloop-kafka", daemon=True)
-    reader.start()
-    last = time.monotonic()
-    try:
-        while arrivals.missing and not hurry.is_set() and time.monotonic() - last < patience_seconds:
-            progress("Kafka", total - arrivals.missing, total)
-            try:
-                message = messages.get(timeout=_LOOK_SECONDS)
-            except queue.Empty:
-                continue
-            missing = arrivals.missing
-            arrivals.add(*message)
-            if arrivals.missing < missing:
-                last = time.monotonic()
-    finally:
-        stop.set()
-        reader.join(patience_seconds)
-
-
-def _put(
-    messages: "queue.Queue[tuple[str, int, str]]", message: tuple[str, int, str], stop: threading.Event
-) -> None:
-    while not stop.is_set():
-        try:
-            messages.put(message, timeout=_LOOK_SECONDS)
-            return
-        except queue.Full:
-            continue

@@ -91,7 +91,7 @@ class Client:
             The service's time, in seconds since 1970.
 
         Raises:
-            Unavailable: no service answers.
+            Unavailable: no service answers, or something else than the service.
             NotSignedIn: the token is wrong.
             NotFound: there is no such model.
         """
@@ -111,11 +111,18 @@ class Client:
                 f"{self._http.base_url} answers {answer.status_code} to {API}/models: {_detail(answer)} "
                 "Is it Truthloop's service? `truthloop doctor` looks for what is wrong."
             )
-        there = [item["name"] for item in answer.json()["items"]]
+        try:
+            there = [str(item["name"]) for item in answer.json()["items"]]
+            now = parsedate_to_datetime(answer.headers["date"]).timestamp()
+        except (ValueError, KeyError, TypeError):
+            raise Unavailable(
+                f"{self._http.base_url} doesn't answer as Truthloop's service does. "
+                "Say in TRUTHLOOP_URL where one is."
+            ) from None
         for model in models:
             if model not in there:
                 raise NotFound(f"There is no model {model!r} at the service. It has: {', '.join(there)}.")
-        return parsedate_to_datetime(answer.headers["date"]).timestamp()
+        return now
 
     def create(self, model: str, deadline_seconds: float) -> str:
         """Makes a job; returns its id."""
@@ -153,14 +160,14 @@ class Client:
         return ("gone" if now is None else str(now["state"])), None
 
     def cancel(self, job: str) -> bool:
-        """Ends a job; false if it has ended already, be it by an earlier attempt whose answer got lost."""
+        """Ends a job; false if that is refused, since it has ended already."""
         answer = self._ask("cancel", "POST", f"{JOBS}/{job}/cancel", (200, 409))
         return answer.status_code == 200
 
     def delete(self, job: str) -> None:
         """Removes a job."""
         answer = self._ask("delete", "DELETE", f"{JOBS}/{job}", (204, 404))
-        # After a repetition a 404 says that an earlier attempt was done, whose answer got lost.
+        # After a repetition it may be that an earlier attempt was done, whose answer got lost: the events tell.
         if answer.status_code == 404 and not answer.extensions[_REPEATED]:
             raise OddAnswer(f"DELETE of job {job} answers 404 at the first attempt: {_detail(answer)}")
 

@@ -11,32 +11,18 @@ from pydantic import Field, computed_field
 from truthloop.answers import Answer
 from truthloop.errors import FileRefused
 from truthloop.settings import Settings
-from truthloop.simulate.book import MAX_JOBS, Book
+from truthloop.simulate.book import Book
 from truthloop.simulate.check import Checked, check
 from truthloop.simulate.client import Client, GaveUp, OddAnswer
+from truthloop.simulate.limits import CONCURRENCY, JOBS, MODELS, PATIENCE_SECONDS
 from truthloop.simulate.pictures import DrawnPictures, Pictures
 from truthloop.simulate.plan import plan
 from truthloop.simulate.tally import WHOLE, Percentiles, Tally
 from truthloop.simulate.traffic import Patience, live
 from truthloop.simulate.verify import Fault, Finding
 
-# Both need no file, so they are there wherever a worker is.
-MODELS = ("opencv_faces", "opencv_people")
-JOBS, CONCURRENCY, PATIENCE_SECONDS = 100, 16, 120.0
-MAX_CONCURRENCY = 512
 # Between two looks whether the clients have ended; and how long they get for it when everything is left.
 LOOK_SECONDS, LEAVE_SECONDS = 0.2, 3.0
-
-__all__ = [
-    "CONCURRENCY",
-    "JOBS",
-    "MAX_CONCURRENCY",
-    "MAX_JOBS",
-    "MODELS",
-    "PATIENCE_SECONDS",
-    "Report",
-    "Simulation",
-]
 
 
 class OperationFigures(Answer):
@@ -71,12 +57,16 @@ class Report(Answer):
     ended_each_second: list[int] = Field(description="How many jobs came to their end in each second.")
     checked: bool = Field(description="Whether everything was read back; not after a second Ctrl-C.")
     events: int = Field(description="Events of these jobs in the log.")
-    events_in_kafka: int | None = Field(description="Of these, those found in Kafka; null where it wasn't asked.")
+    events_in_kafka: int | None = Field(
+        description="Of these, those found in Kafka; null where it wasn't asked or didn't answer."
+    )
     lost: list[str] = Field(description="What was acknowledged and isn't there.")
     doubled: list[str] = Field(description="What is there or has happened twice.")
     out_of_order: list[str] = Field(description="What came before something that it had to follow.")
-    unexpected: list[str] = Field(description="Other answers and changes that nobody asked for.")
-    unanswered: list[str] = Field(description="Requests that had no answer for as long as patience lasts.")
+    unexpected: list[str] = Field(description="Failed jobs, other answers, and changes that nobody asked for.")
+    unanswered: list[str] = Field(
+        description="Requests and jobs that patience didn't suffice for, and Kafka that couldn't be read."
+    )
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -327,7 +317,7 @@ class Simulation:
             doubled=_texts(findings, Fault.DOUBLED),
             out_of_order=_texts(findings, Fault.OUT_OF_ORDER),
             unexpected=self._unexpected + _texts(findings, Fault.UNEXPECTED),
-            unanswered=self._unanswered,
+            unanswered=self._unanswered + (checked.unanswered if checked is not None else []),
         )
 
 

@@ -1,15 +1,17 @@
 """The life of one job, as its client brings it about."""
 
+import hashlib
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 from truthloop.predict.documents import JobState
 from truthloop.simulate.book import Book, Entry, digest
-from truthloop.simulate.client import WAIT_SECONDS, Client, GaveUp
+from truthloop.simulate.client import WAIT_SECONDS, Client, GaveUp, OddAnswer
 from truthloop.simulate.pictures import Picture
 from truthloop.simulate.plan import Ending, Plan
-from truthloop.simulate.verify import Said
+from truthloop.simulate.verify import ENDS, Said
 
 # How often a client looks whether a job runs already, which it is about to cancel.
 LOOK_SECONDS = 0.01
@@ -66,13 +68,14 @@ def live(
         FileRefused: the image can't be read.
     """
     deadline = book.deadline_seconds(plan.number)
+    image = picture()
+    image_id = sys.intern(hashlib.sha256(image.data).hexdigest())
     if plan.at_once:
-        job = client.submit(plan.model, deadline, picture())
-        entry = book.enter(job, plan.number, Said.CREATED | Said.EXECUTED)
+        job = client.submit(plan.model, deadline, image)
+        entry = book.enter(job, Entry(plan.number, plan.model, image_id, Said.CREATED | Said.EXECUTED))
     else:
-        image = picture()
         job = client.create(plan.model, deadline)
-        entry = book.enter(job, plan.number, Said.CREATED)
+        entry = book.enter(job, Entry(plan.number, plan.model, image_id, Said.CREATED))
         if plan.when is JobState.CREATED:
             return _end_it(plan, client, job, entry)
         client.execute(job, image)
@@ -80,7 +83,7 @@ def live(
         client.read(job)
     if plan.when is JobState.RUNNING:
         while _state(client, job) == JobState.QUEUED:
-            _go_on(job, JobState.QUEUED, patience, hurry)
+            _go_on(client, job, patience, hurry)
             time.sleep(LOOK_SECONDS)
     if plan.when is None or plan.when is JobState.SUCCEEDED:
         state = _to_its_end(client, job, entry, patience, hurry)
@@ -98,7 +101,7 @@ def _to_its_end(client: Client, job: str, entry: Entry, patience: Patience, hurr
             return state
         if state not in (JobState.QUEUED, JobState.RUNNING):
             return state
-        _go_on(job, state, patience, hurry)
+        _go_on(client, job, patience, hurry)
 
 
 def _end_it(plan: Plan, client: Client, job: str, entry: Entry) -> str:
@@ -112,7 +115,10 @@ def _end_it(plan: Plan, client: Client, job: str, entry: Entry) -> str:
     if client.cancel(job):
         entry.said |= Said.CANCELLED
         return JobState.CANCELLED
-    return _state(client, job)
+    state = _state(client, job)
+    if state not in ENDS:
+        raise OddAnswer(f"Job {job} can't be cancelled, the service says, as if it had ended. It is {state}.")
+    return state
 
 
 def _state(client: Client, job: str) -> str:
@@ -120,9 +126,8 @@ def _state(client: Client, job: str) -> str:
     return "gone" if now is None else str(now["state"])
 
 
-def _go_on(job: str, state: str, patience: Patience, hurry: threading.Event) -> None:
+def _go_on(client: Client, job: str, patience: Patience, hurry: threading.Event) -> None:
     if patience.is_over or hurry.is_set():
-        raise GaveUp(
-            f"Job {job} is {state}, and no job has ended for {patience.waited:.0f} s. Does a worker run? "
-            "`truthloop worker` is one."
-        )
+        now = client.read(job, operation=None) or {"state": "gone", "error": None}
+        why = now["error"] or "Does a worker run? `truthloop worker` is one."
+        raise GaveUp(f"Job {job} is {now['state']}, and no job has ended for {patience.waited:.0f} s. {why}")

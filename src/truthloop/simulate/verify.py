@@ -62,7 +62,15 @@ _VERBS: Mapping[str, tuple[tuple[str | None, ...], str | None]] = {
 ENDS = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
-def judge(job: str, said: Said, told: Iterable[Told], *, state: str | None, revision: int | None) -> list[Finding]:
+def judge(
+    job: str,
+    said: Said,
+    told: Iterable[Told],
+    *,
+    state: str | None,
+    revision: int | None,
+    error: str | None = None,
+) -> list[Finding]:
     """What is wrong with one job.
 
     Args:
@@ -71,6 +79,7 @@ def judge(job: str, said: Said, told: Iterable[Told], *, state: str | None, revi
         told: its events, in any order.
         state: in which it was read back; None if it isn't there.
         revision: the one that it was read back with.
+        error: why it failed, as it says itself.
 
     Returns:
         Nothing for a job about which all that was acknowledged holds.
@@ -95,7 +104,12 @@ def judge(job: str, said: Said, told: Iterable[Told], *, state: str | None, revi
         _judge_order(found, events)
     verbs = {event.verb for event in events}
     _judge_acknowledged(found, said, verbs)
-    if said & (Said.EXECUTED | Said.CANCELLED | Said.DELETED) and not ends:
+    # By whatever: what the clients ask for can be done, so a run in which jobs fail isn't well.
+    if "failed" in verbs or state == JobState.FAILED:
+        found.add(Fault.UNEXPECTED, "has failed", error)
+    # One that only waits, or is being worked, is not lost: its client tells that patience didn't suffice.
+    waits = state in (JobState.QUEUED, JobState.RUNNING) and not said & (Said.CANCELLED | Said.DELETED)
+    if said & (Said.EXECUTED | Said.CANCELLED | Said.DELETED) and not ends and not waits:
         found.add(Fault.LOST, f"has not ended: it is {state or 'not there'}")
     _judge_read_back(found, said, events, state=state, revision=revision)
     return found.all
@@ -136,7 +150,7 @@ def _judge_read_back(
     found: "_Findings", said: Said, events: Sequence[Told], *, state: str | None, revision: int | None
 ) -> None:
     if state is None:
-        if Said.ASKED_TO_DELETE not in said:
+        if Said.ASKED_TO_DELETE not in said or all(event.verb != "deleted" for event in events):
             found.add(Fault.LOST, "is not there")
         return
     if Said.DELETED in said:
@@ -156,8 +170,9 @@ class _Findings:
         self._about = about
         self.all: list[Finding] = []
 
-    def add(self, fault: Fault, what: str) -> None:
-        self.all.append(Finding(fault=fault, text=f"{self._about} {what}."))
+    def add(self, fault: Fault, what: str, why: str | None = None) -> None:
+        text = f"{self._about} {what}"
+        self.all.append(Finding(fault=fault, text=f"{text}: {why}" if why else f"{text}."))
 
 
 class Arrivals:
@@ -168,22 +183,24 @@ class Arrivals:
     """
 
     def __init__(self, logged: Mapping[str, Iterable[Told]]) -> None:
-        self._logged = {job: {event.sequence: event.id for event in events} for job, events in logged.items()}
+        self._logged = {job: {event.sequence: event for event in events} for job, events in logged.items()}
         self._come = dict.fromkeys(logged, 0)  # a bit for each sequence
         self.missing = sum(len(events) for events in self._logged.values())
-        self.come = self.repeats = 0
+        self.come = 0
+        self._strange: set[tuple[str, Told]] = set()  # told of once, however often they come
         self.findings: list[Finding] = []
 
-    def add(self, job: str, sequence: int, id: str) -> None:  # noqa: A002 - CloudEvents' own name
+    def add(self, job: str, event: Told) -> None:
         """An event came."""
-        logged = self._logged.get(job)
+        logged, sequence = self._logged.get(job), event.sequence
         if logged is None:  # somebody else's
             return
-        if logged.get(sequence) != id:
-            self._find(Fault.DOUBLED, job, f"Kafka has an event {id} of sequence {sequence}, which the log lacks")
-        elif self._come[job] >> sequence & 1:
-            self.repeats += 1
-        else:
+        if logged.get(sequence) != event:
+            if (job, event) not in self._strange:
+                self._strange.add((job, event))
+                what = f"Kafka has an event {event.id} of sequence {sequence}, {event.verb} and {event.state}"
+                self._find(Fault.DOUBLED, job, f"{what}, which the log lacks")
+        elif not self._come[job] >> sequence & 1:
             late = [str(each) for each in sorted(logged) if each < sequence and not self._come[job] >> each & 1]
             if late:
                 self._find(Fault.OUT_OF_ORDER, job, f"event {sequence} came to Kafka before {', '.join(late)}")
