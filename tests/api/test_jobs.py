@@ -344,6 +344,7 @@ def test_a_wrong_filter_is_refused_by_its_name(client, query, place):
         ({"deadline_seconds": -1}, "deadline_seconds"),
         ({"deadline_seconds": 1e9}, "deadline_seconds"),
         ({"options": {"tolerance": -1}}, "options.tolerance"),
+        ({"options": {"tolerance": 3}}, "options.tolerance"),
         ({"execute": True}, "image_id"),
     ],
 )

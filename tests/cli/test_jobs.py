@@ -1,6 +1,7 @@
 """`jobs`, `batches`, `predict` and `worker`, as a person uses them."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,10 @@ def test_a_job_from_its_creation_to_its_result(filled: Terminal, pictures: Path,
     assert early.returncode == 1
     assert "it is queued" in early.stderr
 
-    worker = filled.start("worker", "--models", FACES, "--pull")
+    worker = filled.start("worker", "--models", f"{FACES},opencv_people", "--pull")
     try:
         assert worker.stdout is not None
-        assert "The worker is ready for opencv_faces" in worker.stdout.readline()
+        assert "The worker is ready for opencv_faces, opencv_people" in worker.stdout.readline()
         found = read(filled, "jobs", "result", job["id"], "--wait", "60", "--plot", tmp_path / "found.png")
         assert found["boxes"] == []
         assert (found["width"], found["height"]) == (64, 48)
@@ -100,6 +101,67 @@ def test_images_that_cannot_be_predicted_are_named_and_the_exit_code_tells(fille
     assert done.returncode == 1
     assert "1 image refused:" in done.stdout
     assert "1 (nowhere): No image has this id." in done.stdout
+    listed = filled.answer("batches", "list").splitlines()
+    assert listed[0].split()[-3:] == ["done", "images", "refused"]
+    assert listed[1].split()[-3:] == ["1", "1", "1"]
+
+
+def test_newer_boxes_are_told_of_only_where_something_is_recorded(filled: Terminal) -> None:
+    filled.answer("predict", "--all", "--model", FACES, "--as", "2.0.0")
+
+    nothing = filled.run("predict", "nowhere", "--model", "opencv_people", "--as", "1.0.0")
+
+    assert nothing.returncode == 1
+    assert "newer" not in nothing.stderr
+
+
+def test_results_of_a_recorded_batch_say_where_its_boxes_are(filled: Terminal) -> None:
+    batch = read(filled, "predict", "--all", "--model", FACES)
+
+    done = filled.run("batches", "results", batch["id"])
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "in `bbox.model`, under model version 1.0.0" in done.stderr
+    missing = filled.run("batches", "show", "nope")
+    assert "`truthloop batches list` shows those there are." in missing.stderr
+
+
+def test_a_list_s_next_page_is_of_the_same_list_and_a_row_fits_the_screen(
+    filled: Terminal, pictures: Path
+) -> None:
+    for _ in range(2):
+        job = read(filled, "jobs", "submit", "ssd_mobilenet_v1_coco", pictures / "60.png", "--deadline", "1617150")
+        filled.answer("jobs", "cancel", job["id"])
+
+    listed = filled.run("jobs", "list", "--limit", "1", "--state", "cancelled")
+
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+    assert listed.stderr.strip().endswith(f"--after {job['id']} --state cancelled --limit 1")
+    assert "18.7 days" in filled.answer("jobs", "show", job["id"])
+
+
+def test_a_tolerance_is_refused_for_a_model_that_finds_no_outlines(filled: Terminal, pictures: Path) -> None:
+    done = filled.run("jobs", "submit", FACES, pictures / "60.png", "--tolerance", "3")
+
+    assert done.returncode == 2
+    assert "opencv_faces is a detection model, which finds no outlines" in done.stderr
+    assert read(filled, "jobs", "list")["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--entity", "banana"), "there are batch, dataset, documents, image, job."),
+        (("--type", "job.banana"), "job.succeeded"),
+        (("--subject", "x"), "No such events."),
+    ],
+)
+def test_events_that_there_are_not_are_told_of(filled: Terminal, arguments: tuple[str, ...], said: str) -> None:
+    done = filled.run("events", *arguments)
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("No such events.")
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -147,6 +209,7 @@ def test_who_waits_for_a_job_or_a_batch_is_told_that_its_model_can_t_be_had(
         assert waits.stderr is not None
         told = waits.stderr.readline()
         [job] = read(filled, "jobs", "list")["items"]
+        once = filled.run("jobs", "result", job["id"], "--wait", "0.1")
         filled.answer("jobs", "cancel", job["id"])
         waits.communicate(timeout=60)
     finally:
@@ -154,6 +217,8 @@ def test_who_waits_for_a_job_or_a_batch_is_told_that_its_model_can_t_be_had(
         _, errors = worker.communicate(timeout=60)
     assert told.startswith("The job waits: ")
     assert f"of the model {ssd} can't be fetched" in told
+    assert (once.returncode, once.stderr.count("can't be fetched")) == (1, told.count("can't be fetched"))
+    assert re.search(r"^Error: .* has no result yet; it is (queued|running)\.$", once.stderr, re.MULTILINE)
     [missing] = [line for line in errors.splitlines() if "models_not_there" in line]
     assert ssd in missing
     assert folder in missing

@@ -33,6 +33,13 @@ def test_every_command_has_json_and_debug_and_its_help_fits_80_columns(nowhere: 
         assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_help_s_paragraphs_fill_the_screen_and_flags_show_no_value(nowhere: Terminal) -> None:
+    shown = nowhere.answer("predict", "--help")
+
+    assert " without their files are counted and left out; the exit code is 1 if any were." in shown
+    assert "<bool>" not in shown
+
+
 def test_importing_the_package_loads_nothing_else() -> None:
     loaded = loaded_by("import truthloop")
 

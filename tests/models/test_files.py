@@ -110,7 +110,8 @@ def test_a_fetch_that_fails_names_the_folder_and_the_models_that_work(folders: S
 
     text = str(caught.value)
     place = f"{cache_folder()}, or into a folder that TRUTHLOOP_MODELS names."
-    assert f"Put model.bin (SHA-256 {file_of(DATA).sha256}) into {place}" in text
+    name = entry_of(folders, file_of(DATA)).name
+    assert f"Put model.bin (`truthloop models show {name}` says where from) into {place}" in text
     assert text.endswith("These models work without: opencv_faces, opencv_people.")
 
 
@@ -127,8 +128,20 @@ def test_the_folder_that_is_named_is_the_setting_s_and_all_missing_files_are(
     (tmp_path / "models").mkdir()
     with pytest.raises(ModelUnavailable, match=f"{place}. These models work"):
         load_model(settings, Catalogue.open(settings).entry("mobilenet_v2"), fetch=False)
-    assert "mobilenet_v2_1.0_224_quant.tflite (SHA" in str(caught.value)
-    assert "imagenet_labels.txt (SHA" in str(caught.value)
+    assert "mobilenet_v2_1.0_224_quant.tflite and imagenet_labels.txt (`truth" in str(caught.value)
+
+
+def test_the_error_of_a_file_that_can_t_be_had_is_short(folders: Settings, server: Server) -> None:
+    long = f"{server.url}/{'x' * 300}/model.bin"
+
+    with pytest.raises(ModelUnavailable) as caught:
+        read(folders, file_of(DATA, url=long))
+
+    text = str(caught.value)
+    assert "127.0.0.1" in text
+    assert "x" * 300 not in text
+    assert file_of(DATA).sha256 not in text
+    assert len(text) - len(str(cache_folder())) < 400
 
 
 def test_without_leave_nothing_is_fetched(folders: Settings, server: Server) -> None:

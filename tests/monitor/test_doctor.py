@@ -228,12 +228,25 @@ def test_since_when_the_first_job_waits_is_told(store: Store):
     first = queued(store)
     queued(store)
     long_ago = datetime.now(UTC) - timedelta(minutes=10)
-    store["truthloop.jobs"].update_one({"_id": first.id}, {"$set": {"queued_at": long_ago}})
+    store["truthloop.jobs"].update_one({"_id": first.id}, {"$set": {"first_queued_at": long_ago}})
 
     found = findings(store.settings)["jobs"]
 
     assert found.text == "waiting: 2, the first for 10 min"
     assert 600 <= found.figures["waiting_seconds"] < 660
+
+
+def test_a_job_that_was_put_back_still_waits_since_it_was_queued_first(store: Store):
+    job = queued(store)
+    long_ago = datetime.now(UTC) - timedelta(minutes=10)
+    times = {"created_at": long_ago, "queued_at": long_ago, "first_queued_at": long_ago}
+    store["truthloop.jobs"].update_one({"_id": job.id}, {"$set": times})
+    for reason in (None, "The blob store is away."):
+        taken = take_next(store, worker="w")
+        assert taken is not None
+        claim.put_back(store, taken.token, taken.jobs, error=reason, unavailable=reason is not None)
+
+    assert "the first for 10 min" in findings(store.settings)["jobs"].text
 
 
 def test_a_worker_leaves_its_trace_and_says_when_it_ends(store: Store, monkeypatch: pytest.MonkeyPatch):
@@ -271,7 +284,17 @@ def test_jobs_of_a_model_that_no_worker_takes_are_told_of(store: Store):
 
     assert found["workers"].level == "ok"
     assert "waiting for other: 1" in found["jobs"].text
-    assert "truthloop worker --models other" in found["jobs"].mend
+    assert found["jobs"].mend == "Start one that does: truthloop worker --models other"
+
+
+def test_where_no_worker_takes_a_model_its_files_are_named(store: Store):
+    queued(store, ENTRY.model_copy(update={"name": "selfie_segmentation"}))
+    with at_work.traced(store, ["tiny"]) as leave_trace:
+        leave_trace()
+        mend = findings(store.settings)["jobs"].mend
+
+    assert "truthloop worker --models selfie_segmentation. It needs selfie_" in mend
+    assert mend.endswith(": truthloop models pull selfie_segmentation")
 
 
 def test_jobs_that_were_put_back_are_told_of_with_the_reason(store: Store):

@@ -15,6 +15,8 @@ from truthloop.predict.documents import Job, JobState
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.store.connection import Store
 
+CUTTER = ENTRY.model_copy(update={"name": "cutter", "task": "segmentation"})
+
 
 @pytest.fixture
 def limit(store: Store) -> QueueLimit:
@@ -22,10 +24,10 @@ def limit(store: Store) -> QueueLimit:
 
 
 def test_a_job_is_created_and_then_executed_with_an_event_each(store: Store, limit: QueueLimit) -> None:
-    created = jobs.create(store, entry=ENTRY, image=Image(), options={"tolerance": 2}, deadline_seconds=60)
+    created = jobs.create(store, entry=CUTTER, image=Image(), options={"tolerance": 2}, deadline_seconds=60)
     executed = jobs.execute(store, limit, created.id)
 
-    assert (created.state, created.revision, created.model, created.model_version) == ("created", 1, "tiny", "1")
+    assert (created.state, created.revision, created.model, created.model_version) == ("created", 1, "cutter", "1")
     assert created.options.tolerance == 2
     assert created.queued_at is None
     assert (executed.state, executed.revision, executed.image_id) == ("queued", 2, Image().image_id)
@@ -168,6 +170,7 @@ def test_a_page_that_cannot_be_is_refused_by_field(
         ({"deadline_seconds": float("nan")}, "deadline_seconds"),
         ({"deadline_seconds": 1e9}, "deadline_seconds"),
         ({"options": {"tolerance": -1}}, "options.tolerance"),
+        ({"options": {"tolerance": 3}}, "options.tolerance"),
         ({"options": {"speed": 1}}, "options.speed"),
     ],
 )
@@ -176,6 +179,20 @@ def test_a_job_that_cannot_be_is_refused_by_field(store: Store, wrong: dict[str,
         jobs.create(store, entry=ENTRY, **wrong)  # type: ignore[arg-type]
     assert list(refused.value.errors) == [field]
     assert jobs.list(store).items == []
+
+
+def test_a_change_leaves_no_tolerance_with_a_model_that_finds_no_outlines(store: Store) -> None:
+    known = {entry.name: entry for entry in (ENTRY, CUTTER)}.__getitem__
+    cut = jobs.create(store, entry=CUTTER, options={"tolerance": 2})
+    plain = jobs.create(store, entry=ENTRY)
+
+    for job_id, changes in ((cut.id, {"entry": ENTRY}), (plain.id, {"options": {"tolerance": 2}})):
+        with pytest.raises(InputRefused) as refused:
+            jobs.update(store, job_id, known=known, **changes)  # type: ignore[arg-type]
+        assert list(refused.value.errors) == ["options.tolerance"]
+    assert (jobs.get(store, cut.id), jobs.get(store, plain.id)) == (cut, plain)
+    both = jobs.update(store, cut.id, known=known, entry=ENTRY, options=None)
+    assert (both.model, both.options.tolerance) == ("tiny", None)
 
 
 def test_a_full_queue_takes_no_more_until_one_has_left(store: Store) -> None:

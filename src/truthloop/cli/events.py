@@ -59,6 +59,8 @@ def list_events(
     from truthloop.events.wanted import Wanted
 
     wanted = Wanted(entity=entity, subject=subject, type=type_)
+    if follow and (unknown := wanted.unknown()) is not None:
+        messages().print(unknown, markup=False, soft_wrap=True)  # else one would wait for what never comes
     if from_kafka:
         _from_kafka(wanted, follow=follow, after=after, limit=limit, as_json=as_json)
         return
@@ -70,12 +72,15 @@ def list_events(
             return
         limit = limit or DEFAULT_LIMIT
         left = filter(wanted, _log(workspace, after, None if wanted else limit + 1))
+        written = 0
         for event in islice(left, limit):
             _write(event, as_json=as_json)
-            after = event.id
+            written, after = written + 1, event.id
+        if wanted and not written:
+            _say_that_there_are_none(wanted)
         if not as_json and next(left, None) is not None:
             messages().print(
-                f"There are more: truthloop events --after {after}{_options(wanted)}",
+                f"There are more: truthloop events --after {after}{_options(wanted, limit)}",
                 style="dim",
                 markup=False,
                 soft_wrap=True,
@@ -94,11 +99,21 @@ def _log(workspace: "Workspace", after: str | None, enough: int | None) -> "Iter
             return
 
 
-def _options(wanted: "Wanted") -> str:
+def _options(wanted: "Wanted", limit: int) -> str:
     import shlex
 
-    given = {"--entity": wanted.entity, "--subject": wanted.subject, "--type": wanted.type}
+    given = {
+        "--entity": wanted.entity,
+        "--subject": wanted.subject,
+        "--type": wanted.type,
+        "--limit": str(limit) if limit != DEFAULT_LIMIT else None,
+    }
     return "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
+
+
+def _say_that_there_are_none(wanted: "Wanted") -> None:
+    unknown = wanted.unknown()
+    messages().print(f"No such events.{f' {unknown}' if unknown else ''}", markup=False, soft_wrap=True)
 
 
 def _from_kafka(wanted: "Wanted", *, follow: bool, after: str | None, limit: int | None, as_json: bool) -> None:
@@ -109,10 +124,14 @@ def _from_kafka(wanted: "Wanted", *, follow: bool, after: str | None, limit: int
     settings = load_settings()
     configure(settings.log_level)
     events = KafkaEvents(settings, follow=follow, after=after)
+    written = 0
     try:
         for event in islice(filter(wanted, events), limit or (None if follow else DEFAULT_LIMIT)):
             _write(event, as_json=as_json)
             sys.stdout.flush()
+            written += 1
+        if wanted and not written and not follow:
+            _say_that_there_are_none(wanted)
     finally:
         if events.unreadable:
             messages().print(

@@ -1,5 +1,6 @@
 """`truthloop jobs ...` and `truthloop batches ...`."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
 from truthloop.cli.screen import console, count, messages, number_of, write, write_json
-from truthloop.errors import FileRefused
+from truthloop.errors import FileRefused, NotFound
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -65,7 +66,7 @@ def list_jobs(
     else:
         console().print(_jobs_table(page))
         if page.next is not None:
-            messages().print(f"There are more: truthloop jobs list --after {page.next}", style="dim")
+            _tell_of_more("jobs list", page.next, limit=limit, state=state, model=model)
 
 
 @app.command("show")
@@ -190,7 +191,7 @@ def list_batches(
     else:
         console().print(_batches_table(page))
         if page.next is not None:
-            messages().print(f"There are more: truthloop batches list --after {page.next}", style="dim")
+            _tell_of_more("batches list", page.next, limit=limit, state=state)
 
 
 @batches.command("show")
@@ -222,6 +223,12 @@ def batch_results(
 ) -> None:
     """Print what a batch found and which images it refused, one a line; recorded boxes are in `bbox.model`."""
     with open_workspace(create=False) as workspace:
+        if (version := workspace.batches.get(batch_id).record_as) is not None:
+            messages().print(
+                f"Its boxes are in `bbox.model`, under model version {version}; here are only refused images.",
+                style="dim",
+                markup=False,
+            )
         after = None
         while True:
             page = workspace.batches.results(batch_id, limit=1000, after=after)
@@ -233,6 +240,20 @@ def batch_results(
             after = page.next
             if after is None:
                 return
+
+
+def _tell_of_more(command: str, after: str, *, limit: int, **only: str | None) -> None:
+    """Names the command that lists the next page of the same list."""
+    import shlex
+
+    given = {**only, "limit": str(limit) if limit != DEFAULT_LIMIT else None}
+    options = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
+    messages().print(
+        f"There are more: truthloop {command} --after {after}{options}",
+        style="dim",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _image(image: str | None) -> dict[str, Any]:
@@ -255,14 +276,20 @@ def _wait_and_show(
     told: list[str] = []
 
     def tell(job: "Job") -> None:
-        if job.error is not None and job.error not in told:
+        if job.error is not None and job.error not in told and not job.state.is_final:
             told.append(job.error)
             messages().print(f"The job waits: {job.error}", style="yellow", markup=False)
 
     if seconds:
         with waiting("Waiting for the job ..."):
             workspace.jobs.wait(job_id, seconds=seconds, progress=tell)
-    found = workspace.jobs.result(job_id)
+    try:
+        found = workspace.jobs.result(job_id)
+    except NotFound as error:
+        if as_json or not told:
+            raise
+        # Why it waits has been said above; a program reads it in the problem.
+        raise NotFound(re.sub(f": {re.escape(told[-1])}$", ".", str(error))) from error
     if plot is not None:
         plot.write_bytes(workspace.jobs.picture(job_id))
     if as_json:
@@ -284,7 +311,7 @@ def _show_job(job: "Job", *, as_json: bool) -> None:
         ("image", job.image_id or "none yet"),
         ("attempts", str(job.attempts) if job.attempts else None),
         ("error", job.error),
-        ("deadline", f"{job.deadline_seconds:g} s" if job.deadline_seconds else None),
+        ("deadline", _span(job.deadline_seconds) if job.deadline_seconds else None),
         ("created", _time(job.created_at)),
         ("started", _time(job.started_at)),
         ("finished", _time(job.finished_at)),
@@ -329,11 +356,12 @@ def _jobs_table(page: "JobPage") -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    # One blank between columns: with the longest of our models' names a row has 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("job", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("model", overflow="fold")
-    table.add_column("created, UTC", no_wrap=True)
+    table.add_column("created UTC", no_wrap=True)
     for job in page.items:
         colour = {"failed": "red", "succeeded": "green"}.get(job.state, "")
         table.add_row(job.id, Text(job.state, colour), job.model, f"{job.created_at:%m-%d %H:%M}")
@@ -342,15 +370,18 @@ def _jobs_table(page: "JobPage") -> "Table":
 
 def _batches_table(page: "BatchPage") -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("batch", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("model", overflow="fold")
     table.add_column("done", justify="right")
     table.add_column("images", justify="right")
+    table.add_column("refused", justify="right")
     for batch in page.items:
-        table.add_row(batch.id, batch.state, batch.model, count(batch.done), count(batch.total))
+        refused = Text(count(batch.refused), "red" if batch.refused else "")
+        table.add_row(batch.id, batch.state, batch.model, count(batch.done), count(batch.total), refused)
     return table
 
 
@@ -385,6 +416,18 @@ def _in_a_line(found: Any) -> str:
     if found.boxes is not None:
         return number_of(len(found.boxes), "box")
     return number_of(len(found.objects or []), "object")
+
+
+def _span(seconds: float) -> str:
+    """A span of time for people, to three digits.
+
+    >>> _span(0.5), _span(90), _span(600), _span(9_000), _span(1_617_150)
+    ('0.5 s', '90 s', '10 min', '2.5 h', '18.7 days')
+    """
+    for unit, length, up_to in (("s", 1, 120), ("min", 60, 7_200), ("h", 3_600, 172_800)):
+        if seconds < up_to:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds / 86_400:.3g} days"
 
 
 def _time(time: "datetime | None") -> str | None:

@@ -116,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit code. Errors stand on the standard error, one line each."""
     as_json, debug = "--json" in arguments, "--debug" in arguments
     try:
-        code = typer.main.get_command(app).main(
+        code = _for_the_screen(typer.main.get_command(app)).main(
             list(arguments), prog_name="truthloop", standalone_mode=False, windows_expand_args=False
         )
     except typer.TyperException as error:
@@ -161,6 +161,17 @@ def run(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED:
         sys.stderr.write("Interrupted.\n")
     return code if isinstance(code, int) else 0
+
+
+def _for_the_screen(command: Any) -> Any:
+    """The commands with helps that fill the screen's width: without the source's line breaks, and no `<bool>`."""
+    command.help = "\n\n".join(" ".join(each.split()) for each in (command.help or "").split("\n\n"))
+    for parameter in (*command.params, command.get_help_option(typer.Context(command))):
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""  # a flag takes no value
+    for part in getattr(command, "commands", {}).values():
+        _for_the_screen(part)
+    return command
 
 
 def exit_code(error: type[TruthloopError]) -> int:

@@ -169,7 +169,11 @@ def bound_log(path: Path, limit: int = MAX_LOG_BYTES) -> None:
 
 @contextmanager
 def open_log(path: Path) -> Iterator[int]:
-    """The log for a process to append to, as a file descriptor; only its owner can read it."""
+    """The log for a process to append to, as a file descriptor; only its owner can read it.
+
+    Makes the workspace's folder where there is none: with TRUTHLOOP_TOKEN set, nothing has been put there before.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         yield descriptor

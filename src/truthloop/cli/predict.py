@@ -118,7 +118,8 @@ def _progress() -> Iterator["Callable[[Batch], None]"]:
         told: list[bool] = []
 
         def show(batch: "Batch") -> None:
-            if batch.newer_version is not None and not told:
+            # Not at once: where nothing is recorded, nothing of it is overruled.
+            if batch.newer_version is not None and batch.predicted and not told:
                 told.append(True)
                 bar.console.print(
                     f"There are boxes under version {batch.newer_version}, which is newer than {batch.record_as}: "

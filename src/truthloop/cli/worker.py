@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def run_worker(
     models: Annotated[
         list[str] | None,
-        typer.Option("--models", metavar="MODEL", help="Work only this model; may be given several times."),
+        typer.Option(
+            "--models", metavar="MODEL", help="Work only these models, with commas or given several times."
+        ),
     ] = None,
     pull: Annotated[
         bool, typer.Option("--pull", help="Fetch and load the models before taking the first job.")
@@ -37,6 +39,7 @@ def run_worker(
     from truthloop.settings import load_settings
 
     settings = load_settings()
+    named = [name.strip() for given in models or [] for name in given.split(",") if name.strip()]
     with stop_at_signals() as stop:
         alive = beat(heartbeat)
         if wait:
@@ -48,9 +51,9 @@ def run_worker(
                     messages().print("Fetching the models ...")
                 workspace.run_worker(
                     stop,
-                    models=models or None,
+                    models=named or None,
                     pull=pull,
-                    ready=_announce(settings, models or [], as_json=as_json),
+                    ready=_announce(settings, named, as_json=as_json),
                     alive=alive,
                 )
     messages().print("Stopped.")

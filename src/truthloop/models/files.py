@@ -168,10 +168,13 @@ def _read(path: Path) -> bytes | None:
 
 
 def _unavailable(settings: Settings, entry: CatalogueEntry, file: ModelFile, what: str) -> ModelUnavailable:
-    """The error that names the folder where the missing files may be put, and the models that work without."""
+    """The error that names the folder where the missing files may be put, and the models that work without.
+
+    It stands in jobs and events and on many screens, so SHA-256s and addresses are left to `models show`.
+    """
     from truthloop.models.catalogue import Catalogue  # which asks this module whether files are there
 
-    missing = [f"{each.name} (SHA-256 {each.sha256})" for each in entry.files if not is_file_there(settings, each)]
+    missing = [each.name for each in entry.files if not is_file_there(settings, each)]
     others = [
         other.name
         for other in Catalogue.open(settings).entries()
@@ -184,7 +187,8 @@ def _unavailable(settings: Settings, entry: CatalogueEntry, file: ModelFile, wha
         if not settings.models.is_dir():
             where += ", which isn't there yet"
     return ModelUnavailable(
-        f"{file.name} of the model {entry.name} {what} {' and '.join(missing)} into {where}. "
+        f"{file.name} of the model {entry.name} {what} {' and '.join(missing)} "
+        f"(`truthloop models show {entry.name}` says where from) into {where}. "
         f"These models work without: {', '.join(others)}."
     )
 

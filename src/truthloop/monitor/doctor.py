@@ -18,7 +18,7 @@ from truthloop.monitor import follow
 from truthloop.monitor.doctor_files import files
 from truthloop.monitor.doctor_jobs import queue
 from truthloop.monitor.figures import Figures
-from truthloop.monitor.finding import Finding
+from truthloop.monitor.finding import Finding, lasting
 from truthloop.monitor.read import COLLECTION as IMAGE_STATES
 from truthloop.monitor.read import MAX_ID_BYTES, read_states, read_written
 from truthloop.monitor.recount import SOURCE_FIELDS, ranges
@@ -65,7 +65,7 @@ def examine(
     try:
         store = connect(settings, create=False)
     except TruthloopError as error:
-        yield Finding(level="failure", name="MongoDB", text=str(error), mend="As the text says.")
+        yield Finding(level="failure", name="MongoDB", text=str(error))
         return
     with store:
         own = settings.mongodb_uri is not None
@@ -155,7 +155,7 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
     try:
         cluster = Cluster(settings, name="truthloop-doctor").describe()
     except TruthloopError as error:
-        yield Finding(level="failure", name="Kafka", text=str(error), mend="As the text says.")
+        yield Finding(level="failure", name="Kafka", text=str(error))
         return
     topics = own_topics(cluster.topics)
     yield Finding(
@@ -174,12 +174,12 @@ def _models(settings: Settings) -> Iterator[Finding]:
     try:
         unusable = Catalogue.open(settings).unusable()
     except TruthloopError as error:
-        yield Finding(level="failure", name="models", text=str(error), mend="As the text says.")
+        yield Finding(level="failure", name="models", text=str(error))
         return
     for bad in unusable:
         yield Finding(level="warning", name="models", text=str(bad.reason), mend=mend)
     if (missing := missing_folder(settings)) is not None:
-        yield Finding(level="warning", name="models", text=missing, mend="As the text says.")
+        yield Finding(level="warning", name="models", text=missing)
 
 
 def _indexes(store: Store) -> Iterator[Finding]:
@@ -357,7 +357,7 @@ def _relay(store: Store) -> Iterator[Finding]:
             level="warning",
             name="relay",
             text=f"{number:,}{more} {'event is' if number == 1 else 'events are'} not in Kafka yet, "
-            f"the first since {seconds:,.0f} seconds",
+            f"the first for {lasting(seconds)}",
             mend="Start `truthloop relay`, or see what it logs.",
         )
     else:

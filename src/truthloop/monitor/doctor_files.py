@@ -30,7 +30,7 @@ def files(store: Store, *, remove: bool, progress: Callable[[str], None]) -> Ite
             store, blobs, remove=remove, progress=lambda number: progress(f"Looking ... {number:,} files")
         )
     except StorageUnavailable as error:
-        yield Finding(level="failure", name=NAME, text=str(error), mend="As the text says.")
+        yield Finding(level="failure", name=NAME, text=str(error))
     except AnotherIsAtIt:
         yield Finding(level="ok", name=NAME, text="another process removes what nobody names at this moment")
     else:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from truthloop.errors import TruthloopError
 from truthloop.monitor.finding import Finding, lasting
 from truthloop.predict.at_work import Trace, traces
 from truthloop.predict.standing import Standing, standing
+from truthloop.settings import Settings
 from truthloop.store.connection import Store
 
 START = "Start one: `truthloop up`, or `truthloop worker`."
@@ -16,8 +18,8 @@ def queue(store: Store) -> Iterator[Finding]:
     now, seen = standing(store), traces(store)
     there = [each for each in seen if each.is_at_work]
     yield _workers(now, seen, there)
-    yield from _jobs(now, there)
-    yield from _batches(now, there)
+    yield from _jobs(store, now, there)
+    yield from _batches(store, now, there)
 
 
 def _workers(now: Standing, seen: Sequence[Trace], there: Sequence[Trace]) -> Finding:
@@ -46,7 +48,20 @@ def _name(trace: Trace) -> str:
     return trace.name if trace.models is None else f"{trace.name} (only {', '.join(trace.models)})"
 
 
-def _jobs(now: Standing, there: Sequence[Trace]) -> Iterator[Finding]:
+def _start(settings: Settings, model: str) -> str:
+    """What to start for a model that no worker takes, and what it needs for it."""
+    from truthloop.models.catalogue import Catalogue
+
+    command = f"Start one that does: truthloop worker --models {model}"
+    try:
+        files = Catalogue.open(settings).entry(model).files
+    except TruthloopError:  # which is told of elsewhere
+        files = ()
+    names = " and ".join(file.name for file in files)
+    return f"{command}. It needs {names}: truthloop models pull {model}" if files else command
+
+
+def _jobs(store: Store, now: Standing, there: Sequence[Trace]) -> Iterator[Finding]:
     jobs = sum(each.jobs for each in now.waiting)
     seconds = max((each.seconds for each in now.waiting), default=0.0)
     put_back = sum(each.put_back for each in now.waiting)
@@ -65,7 +80,7 @@ def _jobs(now: Standing, there: Sequence[Trace]) -> Iterator[Finding]:
             level="warning",
             name="jobs",
             text=f"{text}; of the waiting ones put back: {put_back:,}, the newest because: {now.reason}",
-            mend="As the reason says; they are tried again by themselves.",
+            mend="They are tried again by themselves; `truthloop jobs list --state queued` names them.",
             figures=figures,
         )
     else:
@@ -77,20 +92,20 @@ def _jobs(now: Standing, there: Sequence[Trace]) -> Iterator[Finding]:
                 name="jobs",
                 text=f"waiting for {each.model}: {each.jobs:,}, the first for {lasting(each.seconds)}, and no "
                 "worker that is at work takes that model",
-                mend=f"Start one that does: truthloop worker --models {each.model}",
+                mend=_start(store.settings, each.model),
             )
 
 
-def _batches(now: Standing, there: Sequence[Trace]) -> Iterator[Finding]:
+def _batches(store: Store, now: Standing, there: Sequence[Trace]) -> Iterator[Finding]:
     done, total = sum(each.done for each in now.batches), sum(each.total for each in now.batches)
     text = f"open: {len(now.batches):,}, {done:,} of {total:,} images done" if now.batches else "none is open"
     figures: dict[str, int | float] = {"open": len(now.batches), "done": done, "total": total}
     yield Finding(level="ok", name="batches", text=text, figures=figures)
     for each in now.batches:
-        why, mend = each.error, "As the reason says; it is tried again by itself."
+        why, mend = each.error, "It is tried again by itself."
         if why is None and there and not any(trace.works(each.model) for trace in there):
             why = f"no worker that is at work takes {each.model}"
-            mend = f"Start one that does: truthloop worker --models {each.model}"
+            mend = _start(store.settings, each.model)
         if why is not None:
             yield Finding(
                 level="warning",

@@ -97,7 +97,7 @@ def stored_batch(store: Store, batch_id: str, session: ClientSession | None = No
     with store.errors() if session is None else nullcontext():
         document = store[BATCHES].find_one({"_id": batch_id}, {"image_ids": 0}, session=session)
     if document is None:
-        raise NotFound(f"There is no batch {batch_id[:64]!r}.")
+        raise NotFound(f"There is no batch {batch_id[:64]!r}. `truthloop batches list` shows those there are.")
     return document
 
 

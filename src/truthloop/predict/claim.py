@@ -23,6 +23,11 @@ MAX_CLAIM = 16
 # A result of at most so many bytes is kept in its job, which saves a command. A larger one would slow down
 # whoever looks for jobs.
 MAX_IN_JOB_BYTES = 4096
+# Of an attempt that doesn't count: nothing was worked, so it leaves no start where it was the first one.
+_NOT_STARTED: Document = {
+    "attempts": {"$subtract": ["$attempts", 1]},
+    "started_at": {"$cond": [{"$gt": ["$attempts", 1]}, "$started_at", None]},
+}
 # How many jobs one look puts back or fails; the next look goes on.
 SWEEP_LIMIT = 100
 # A job that could not be worked waits so long before it is tried again, times its attempts so far.
@@ -390,7 +395,7 @@ def _put_back(store: Store, token: str, job: ClaimedJob, error: str | None, *, e
             )
         counted: Document = {"error": {"$literal": error}}
         if error is None:
-            counted = {"attempts": {"$subtract": ["$attempts", 1]}}
+            counted = _NOT_STARTED
         # Only what failed waits for a moment; what a worker gave back, or died with, is due now, behind those that
         # wait already.
         delay_ms = round(RETRY_SECONDS * 1000 * job.attempts) if error is not None and not expired else 0
@@ -440,7 +445,7 @@ def _put_off(store: Store, token: str, job: ClaimedJob, error: str) -> bool:
                 "queued_at": NOW,
                 "due_at": {"$add": [NOW, delay_ms]},
                 "away_since": {"$ifNull": ["$away_since", NOW]},
-                "attempts": {"$subtract": ["$attempts", 1]},
+                **_NOT_STARTED,
                 "error": {"$literal": error},
             },
             unset=["lease"],
@@ -451,7 +456,7 @@ def _put_off(store: Store, token: str, job: ClaimedJob, error: str) -> bool:
 
 
 def _fail_overdue(store: Store, job: Document) -> bool:
-    error = f"No worker took it within its deadline of {job['deadline_seconds']:g} s."
+    error = f"No worker took it within its deadline of {job['deadline_seconds']:.10g} s."
     if job["error"] is not None:  # why it was put back
         error = f"{error} {job['error']}"
 

@@ -189,6 +189,7 @@ def update(
     image: "StoredImage | Keep | None" = KEEP,
     deadline_seconds: float | Keep | None = KEEP,
     options: Options | Keep | None = KEEP,
+    known: "Callable[[str], CatalogueEntry] | None" = None,
 ) -> Job:
     """Changes a job that has not been put into the queue yet.
 
@@ -201,6 +202,8 @@ def update(
         image: another image; None for none.
         deadline_seconds: another deadline; None for none.
         options: other options, all of them.
+        known: gives the catalogue's entry of a model, where options must be right for the model that stays, or
+            another model for the options that stay; None leaves that unasked.
 
     Raises:
         NotFound: there is no such job.
@@ -218,7 +221,7 @@ def update(
     if not isinstance(options, Keep):
         fields["options"] = _checked_options(options).model_dump()
 
-    known = None if revision is None else sorted([revision] if isinstance(revision, int) else revision)
+    revisions = None if revision is None else sorted([revision] if isinstance(revision, int) else revision)
 
     def work(session: ClientSession) -> Document:
         job = change(
@@ -229,17 +232,19 @@ def update(
             expected=[JobState.CREATED],
             state=JobState.CREATED,
             set=literal(fields),
-            where=None if known is None else {"revision": {"$in": known}},
+            where=None if revisions is None else {"revision": {"$in": revisions}},
         )
         if job is None:
             found = stored(store, job_id, session)
             if found["state"] == JobState.CREATED:
-                wanted = " or ".join(map(str, known or ()))
+                wanted = " or ".join(map(str, revisions or ()))
                 raise RevisionMismatch(
                     f"Job {job_id} has revision {found['revision']}, not {wanted}: it has changed since it was "
                     "read. Read it again."
                 )
             raise Conflict(f"Job {job_id} is {found['state']}; only a created one can be changed. Make a new one.")
+        if known is not None and fields.keys() & {"model", "options"} and job["options"]["tolerance"] is not None:
+            check_tolerance(known(job["model"]), Job.of(job).options)  # what is refused undoes the transaction
         return job
 
     return Job.of(store.transaction(work))
@@ -425,7 +430,7 @@ def _new(
         "model": entry.name,
         "model_version": entry.version,
         **_image_fields(None),
-        "options": _checked_options(options).model_dump(),
+        "options": check_tolerance(entry, _checked_options(options)).model_dump(),
         "source": source,
         "attempts": 0,
         "error": None,
@@ -461,7 +466,7 @@ def _insert(store: Store, session: ClientSession, document: Document, **computed
 
 def _queued(job: Mapping[str, Any]) -> Document:
     """What a job gets when it is put into the queue, by the server's clock."""
-    fields: Document = {"queued_at": NOW, "due_at": NOW}
+    fields: Document = {"queued_at": NOW, "first_queued_at": NOW, "due_at": NOW}
     if job["deadline_seconds"] is not None:
         fields["deadline_at"] = {"$add": [NOW, round(job["deadline_seconds"] * 1000)]}
     return fields
@@ -500,6 +505,21 @@ def _checked_options(options: Options | None) -> JobOptions:
         faults = {".".join(("options", *map(str, fault["loc"]))): fault["msg"] for fault in error.errors()}
         told = "; ".join(f"{place}: {reason}" for place, reason in faults.items())
         raise InputRefused(f"The options can't be taken: {told[:500]}.", errors=faults) from None
+
+
+def check_tolerance(entry: "CatalogueEntry", options: JobOptions) -> JobOptions:
+    """The options, unless they are about outlines and the model finds none.
+
+    Raises:
+        InputRefused: they are.
+    """
+    if options.tolerance is not None and entry.task != "segmentation":
+        raise InputRefused(
+            f"{entry.name} is a {entry.task} model, which finds no outlines. Leave tolerance out, or choose a "
+            "segmentation model.",
+            errors={"options.tolerance": "only of a segmentation model"},
+        )
+    return options
 
 
 def _milliseconds(time: datetime) -> int:

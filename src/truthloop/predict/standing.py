@@ -18,7 +18,7 @@ class Waiting:
     model: str
     jobs: int
     put_back: int  # of these, those that a worker had begun
-    seconds: float  # how long the first one has waited, since it was queued the last time
+    seconds: float  # since the first one was put into the queue; what was put back meanwhile doesn't count anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,8 @@ def standing(store: Store) -> Standing:
                 "_id": "$model",
                 "jobs": {"$sum": 1},
                 "put_back": {"$sum": {"$cond": [{"$eq": ["$error", None]}, 0, 1]}},
-                "first": {"$min": "$queued_at"},
+                # One that was queued by a version before this field has the last time alone.
+                "first": {"$min": {"$ifNull": ["$first_queued_at", "$queued_at"]}},
             }
         },
         {"$project": {"jobs": 1, "put_back": 1, "seconds": since("$first")}},

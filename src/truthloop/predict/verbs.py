@@ -150,6 +150,7 @@ class JobVerbs:
             image=image_id if isinstance(image_id, Keep) or image_id is None else self._known(image_id),
             deadline_seconds=deadline_seconds,
             options=options,
+            known=self._entry,
         )
 
     def execute(
