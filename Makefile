@@ -5,7 +5,7 @@ PYTHON ?= python3
 # A folder of your own documents for `make up`; without it, made-up sample data.
 export DATA ?=
 # Twice as many as a small machine has cores: the tests wait for servers and processes as long as they compute.
-PYTEST_ARGS ?= -n 4
+PYTEST_ARGS ?= -n 4 -m "not alone"
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -52,6 +52,7 @@ down: .venv/installed
 
 test: check system
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone
 
 check: .venv/installed-dev
 	$(BIN)/ruff check

@@ -14,6 +14,7 @@ from deploy.stack import running, simulate
 MUST_NOT = (".git", ".truthloop", ".env", "pip.conf")
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_the_image_is_built_and_its_services_work_together(project: Document) -> None:
     buildah = Buildah(image.store())

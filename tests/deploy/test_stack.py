@@ -49,6 +49,7 @@ def picture() -> bytes:
     return Path(str(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))).read_bytes()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_the_services_work_together_as_the_file_says(project: Document) -> None:
     with running(project, Installed()) as stack:
@@ -64,6 +65,7 @@ def test_the_services_work_together_as_the_file_says(project: Document) -> None:
         assert {codes[name] for name in codes if name.split("-")[0] in ("api", "worker", "relay")} == {0}
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_services_that_are_there_before_mongodb_and_kafka_wait_and_outlive_their_loss(
     project: Document, picture: bytes

@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = 900
 # A minute takes a minute; TRUTHLOOP_TEST_BROKER_AWAY_SECONDS=60 has it.
 BROKER_AWAY_SECONDS = float(os.environ.get("TRUTHLOOP_TEST_BROKER_AWAY_SECONDS", "12"))
 
-pytestmark = pytest.mark.timeout(TIMEOUT_SECONDS)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(TIMEOUT_SECONDS)]
 
 
 class Simulator:
