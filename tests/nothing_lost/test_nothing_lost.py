@@ -23,13 +23,14 @@ from nothing_lost import judge
 from nothing_lost.chaos import Chaos
 from nothing_lost.cluster import DATABASE, Cluster
 
-JOBS = 2000
+# 2,000 take several minutes more; TRUTHLOOP_TEST_SIMULATED_JOBS=2000 has them.
+JOBS = int(os.environ.get("TRUTHLOOP_TEST_SIMULATED_JOBS", "400"))
 KILLED = (
     *("api", "api", "worker 1", "worker 1", "worker 2", "worker 2", "relay", "relay", "Kafka", "Kafka"),
     *("the primary of MongoDB", "the primary of MongoDB", "a stepdown of MongoDB", "a member of MongoDB"),
 )
-# On a machine that is busy with other tests as well, 2,000 jobs may take minutes.
-TIMEOUT_SECONDS = 900
+# On a slow machine jobs among kills take many minutes.
+TIMEOUT_SECONDS = 1800
 # A minute takes a minute; TRUTHLOOP_TEST_BROKER_AWAY_SECONDS=60 has it.
 BROKER_AWAY_SECONDS = float(os.environ.get("TRUTHLOOP_TEST_BROKER_AWAY_SECONDS", "12"))
 
