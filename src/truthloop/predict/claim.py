@@ -379,37 +379,14 @@ def _put_back(store: Store, token: str, job: ClaimedJob, error: str | None, *, e
 
     def work(session: ClientSession) -> Document | None:
         if error is not None and job.attempts >= MAX_ATTEMPTS:
-            return change(
-                store,
-                session,
-                job.id,
-                verb="failed",
-                expected=[JobState.RUNNING],
-                state=JobState.FAILED,
-                set={
-                    "finished_at": NOW,
-                    "error": {"$literal": f"Tried {job.attempts} times. {error}"},
-                },
-                unset=["lease", "deadline_at"],
-                where=where,
-            )
+            return _fail(store, session, job, f"Tried {job.attempts} times. {error}", where=where)
         counted: Document = {"error": {"$literal": error}}
         if error is None:
             counted = _NOT_STARTED
         # Only what failed waits for a moment; what a worker gave back, or died with, is due now, behind those that
         # wait already.
         delay_ms = round(RETRY_SECONDS * 1000 * job.attempts) if error is not None and not expired else 0
-        return change(
-            store,
-            session,
-            job.id,
-            verb="requeued",
-            expected=[JobState.RUNNING],
-            state=JobState.QUEUED,
-            set={"queued_at": NOW, "due_at": {"$add": [NOW, delay_ms]}, **counted},
-            unset=["lease", "away_since"],
-            where=where,
-        )
+        return _requeue(store, session, job, delay_ms, set=counted, unset=["away_since"], where=where)
 
     return store.transaction(work) is not None
 
@@ -420,39 +397,55 @@ def _put_off(store: Store, token: str, job: ClaimedJob, error: str) -> bool:
     where: Document = {"lease.claim": token}
 
     def work(session: ClientSession) -> Document | None:
-        failed = change(
-            store,
-            session,
-            job.id,
-            verb="failed",
-            expected=[JobState.RUNNING],
-            state=JobState.FAILED,
-            set={"finished_at": NOW, "error": {"$literal": f"It has waited for more than an hour. {error}"}},
-            unset=["lease", "deadline_at", "away_since"],
-            where={**where, "$expr": {"$gte": [away_ms, round(AWAY_AT_MOST_SECONDS * 1000)]}},
-        )
+        too_long = {**where, "$expr": {"$gte": [away_ms, round(AWAY_AT_MOST_SECONDS * 1000)]}}
+        failed = _fail(store, session, job, f"It has waited for more than an hour. {error}", where=too_long)
         if failed is not None:
             return failed
         delay_ms = {"$min": [AWAY_SECONDS * 1000, {"$max": [RETRY_SECONDS * 1000, away_ms]}]}
-        return change(
-            store,
-            session,
-            job.id,
-            verb="requeued",
-            expected=[JobState.RUNNING],
-            state=JobState.QUEUED,
-            set={
-                "queued_at": NOW,
-                "due_at": {"$add": [NOW, delay_ms]},
-                "away_since": {"$ifNull": ["$away_since", NOW]},
-                **_NOT_STARTED,
-                "error": {"$literal": error},
-            },
-            unset=["lease"],
-            where=where,
-        )
+        since = {"away_since": {"$ifNull": ["$away_since", NOW]}}
+        waits = {**since, **_NOT_STARTED, "error": {"$literal": error}}
+        return _requeue(store, session, job, delay_ms, set=waits, where=where)
 
     return store.transaction(work) is not None
+
+
+def _fail(
+    store: Store, session: ClientSession, job: ClaimedJob, error: str, *, where: Document
+) -> Document | None:
+    return change(
+        store,
+        session,
+        job.id,
+        verb="failed",
+        expected=[JobState.RUNNING],
+        state=JobState.FAILED,
+        set={"finished_at": NOW, "error": {"$literal": error}},
+        unset=["lease", "deadline_at", "away_since"],
+        where=where,
+    )
+
+
+def _requeue(
+    store: Store,
+    session: ClientSession,
+    job: ClaimedJob,
+    delay_ms: int | Document,
+    *,
+    set: Document,  # noqa: A002 - MongoDB's name
+    unset: Sequence[str] = (),
+    where: Document,
+) -> Document | None:
+    return change(
+        store,
+        session,
+        job.id,
+        verb="requeued",
+        expected=[JobState.RUNNING],
+        state=JobState.QUEUED,
+        set={"queued_at": NOW, "due_at": {"$add": [NOW, delay_ms]}, **set},
+        unset=["lease", *unset],
+        where=where,
+    )
 
 
 def _fail_overdue(store: Store, job: Document) -> bool:
