@@ -90,7 +90,39 @@ def wait_for_workspace(settings: "Settings", stop: threading.Event, *, create: b
         stop.wait(PAUSE_SECONDS)
 
 
-def beat(file: Path | None) -> Callable[[], None]:
+def until_stopped(
+    settings: "Settings",
+    work: "Callable[[Workspace, threading.Event, Callable[[], None]], None]",
+    *,
+    wait: bool,
+    heartbeat: Path | None,
+) -> None:
+    """Runs what works on the workspace until Ctrl-C or SIGTERM, with the logs of a service.
+
+    Args:
+        settings: of this process.
+        work: gets the workspace, what is set when it is to end, and what to call while it gets on.
+        wait: whether to wait for MongoDB and for the workspace first.
+        heartbeat: the file of `--heartbeat`.
+
+    Raises:
+        FileRefused: the file can't be made.
+        WorkspaceNotFound, SettingRefused, DatabaseUnavailable, DatabaseRefused: as `open_workspace`.
+    """
+    from truthloop.cli.stopping import stop_at_signals
+    from truthloop.logs import configure
+
+    with stop_at_signals() as stop:
+        alive = _beat(heartbeat)
+        if wait:
+            wait_for_workspace(settings, stop, create=False)
+        if not stop.is_set():
+            with open_workspace(settings, create=False) as workspace:
+                configure(settings.log_level)
+                work(workspace, stop, alive)
+
+
+def _beat(file: Path | None) -> Callable[[], None]:
     """What touches the file of `--heartbeat`; without one it does nothing.
 
     Raises:

@@ -2,13 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from truthloop.cli.options import Debug, Heartbeat, Json, Wait, beat, open_workspace, wait_for_workspace
+from truthloop.cli.options import Debug, Heartbeat, Json, Wait, until_stopped
 from truthloop.cli.screen import console, messages, number_of, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Event
 
     from truthloop.events.relay import Standing
+    from truthloop.workspace import Workspace
 
 _SAID = {
     "connecting": "Connecting to Kafka at {servers} ...",
@@ -29,22 +31,17 @@ def run_relay(
     confirmed, at first with the first event of the log: after a break some events come twice, with the same id.
     Ctrl-C or SIGTERM ends it, after what is on its way has arrived.
     """
-    from truthloop.cli.stopping import stop_at_signals
     from truthloop.events.kafka import client_settings
-    from truthloop.logs import configure
     from truthloop.settings import load_settings
 
     settings = load_settings()
     client_settings(settings, name="truthloop-relay")  # what is missing is told before MongoDB is started
     tell = _say(settings.kafka_bootstrap_servers or "", as_json=as_json)
-    with stop_at_signals() as stop:
-        alive = beat(heartbeat)
-        if wait:
-            wait_for_workspace(settings, stop, create=False)
-        if not stop.is_set():
-            with open_workspace(settings, create=False) as workspace:
-                configure(settings.log_level)
-                workspace.run_relay(stop, tell=tell, alive=alive)
+
+    def work(workspace: "Workspace", stop: "Event", alive: "Callable[[], None]") -> None:
+        workspace.run_relay(stop, tell=tell, alive=alive)
+
+    until_stopped(settings, work, wait=wait, heartbeat=heartbeat)
 
 
 def _say(servers: str, *, as_json: bool) -> "Callable[[Standing], None]":

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Heartbeat, Json, Wait, beat, open_workspace, wait_for_workspace
+from truthloop.cli.options import Debug, Heartbeat, Json, Wait, until_stopped
 from truthloop.cli.screen import console, messages, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Event
 
     from truthloop.settings import Settings
+    from truthloop.workspace import Workspace
 
 
 def run_worker(
@@ -34,28 +36,18 @@ def run_worker(
     Ctrl-C or SIGTERM ends it: what the model is running is stored, the rest goes back into the queue. `truthloop
     up` runs one worker of its own.
     """
-    from truthloop.cli.stopping import stop_at_signals
-    from truthloop.logs import configure
     from truthloop.settings import load_settings
 
     settings = load_settings()
     named = [name.strip() for given in models or [] for name in given.split(",") if name.strip()]
-    with stop_at_signals() as stop:
-        alive = beat(heartbeat)
-        if wait:
-            wait_for_workspace(settings, stop, create=False)
-        if not stop.is_set():
-            with open_workspace(settings, create=False) as workspace:
-                configure(settings.log_level)
-                if pull:
-                    messages().print("Fetching the models ...")
-                workspace.run_worker(
-                    stop,
-                    models=named or None,
-                    pull=pull,
-                    ready=_announce(settings, named, as_json=as_json),
-                    alive=alive,
-                )
+
+    def work(workspace: "Workspace", stop: "Event", alive: "Callable[[], None]") -> None:
+        if pull:
+            messages().print("Fetching the models ...")
+        ready = _announce(settings, named, as_json=as_json)
+        workspace.run_worker(stop, models=named or None, pull=pull, ready=ready, alive=alive)
+
+    until_stopped(settings, work, wait=wait, heartbeat=heartbeat)
     messages().print("Stopped.")
 
 
