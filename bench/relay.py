@@ -30,8 +30,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200.0, help="events a second meanwhile")
     parser.add_argument("--log", type=int, default=100_000, help="how many the relay has to catch up with")
     options = parser.parse_args()
-    if not os.environ.get("TRUTHLOOP_TEST_KAFKA_CLASSPATH"):
-        print("Not measured: TRUTHLOOP_TEST_KAFKA_CLASSPATH isn't set (`.ci/kafka FOLDER` fetches Kafka).")
+    if not has_kafka():
         return 0
     from cli.processes import Terminal
     from kafka import Kafka
@@ -61,6 +60,14 @@ def main() -> int:
             kafka.remove()
             embedded.stop(home)
     return 0
+
+
+def has_kafka() -> bool:
+    """Whether a broker can be started; says so where it can't."""
+    if os.environ.get("TRUTHLOOP_TEST_KAFKA_CLASSPATH"):
+        return True
+    print("Not measured: TRUTHLOOP_TEST_KAFKA_CLASSPATH isn't set (`.ci/kafka FOLDER` fetches Kafka).")
+    return False
 
 
 def catching_up(store, terminal, number: int, *, kafka) -> dict:

@@ -11,7 +11,6 @@ of order.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -32,11 +31,12 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=16, help="clients of the simulator")
     parser.add_argument("--model", default="opencv_faces")
     options = parser.parse_args()
-    from kafka import CLASSPATH, Kafka
+    from relay import has_kafka
 
-    if not os.environ.get(CLASSPATH):
-        print(f"Not measured: {CLASSPATH} isn't set (`.ci/kafka FOLDER` fetches Kafka).")
+    if not has_kafka():
         return 0
+    from kafka import Kafka
+
     reports: dict[str, list[dict]] = {system: [] for system in SYSTEMS}
     with tempfile.TemporaryDirectory(prefix="truthloop-bench-") as folder:
         kafka = Kafka()
