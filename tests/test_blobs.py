@@ -198,7 +198,7 @@ def test_by_default_files_lie_in_the_workspace_s_folder(settings, tmp_path: Path
         ("http://example.org/x", "is of no kind that is known"),
         ("file://relative/x", "must have three slashes"),
         ("relative/x", "is no whole path"),
-        ("", "is no whole path"),
+        (" ", "is no whole path"),
         ("file:///a%00b", "is no whole path"),
         ("file:///a#b", "must have no \\? and no #"),
         ("s3://bucket?token=x", "must have no \\? and no #"),

@@ -228,6 +228,21 @@ def test_a_released_use_starts_nothing(home: Path) -> None:
         use.ensure()
 
 
+def test_a_use_that_is_released_while_a_heartbeat_looks_after_it_ends_in_silence(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use = embedded.use(home, idle_seconds=LONG)
+    real = embedded.lock_holder
+
+    def releasing(path: Path) -> int | None:
+        use.release()
+        return real(path)
+
+    monkeypatch.setattr(embedded, "lock_holder", releasing)
+
+    assert use.revive() is False
+
+
 def test_what_a_killed_user_was_told_is_stored(home: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from truthloop.store import embedded; import pymongo\n"

@@ -99,9 +99,11 @@ class Use:
             EmbeddedServerFailed, DiskFull: as `use`.
             ValueError: it was released.
         """
-        if not self._locks:
-            raise ValueError("this use of the embedded MongoDB was released; call `use` again")
-        if not _is_file_of(self._files.users_lock, self._locks[0]):
+        try:
+            lock = self._locks[0]
+        except IndexError:
+            raise _Released("this use of the embedded MongoDB was released; call `use` again") from None
+        if not _is_file_of(self._files.users_lock, lock):
             # The lock on a folder that is no more keeps nothing alive. A new one is followed; but an empty one
             # isn't made behind the back of a process that had data a moment ago.
             if not self._files.folder.is_dir():
@@ -123,13 +125,14 @@ class Use:
         Raises:
             EmbeddedServerFailed, DiskFull: as `use`.
         """
-        if not self._locks:
-            return False
         if lock_holder(self._files.supervisor_lock) is None:
             record = read_record(self._files.supervisor_lock)
             if record is not None and record.state in ("stopping", "stopped", "failed"):
                 return False
-        self.ensure()
+        try:
+            self.ensure()
+        except _Released:  # while the server was looked for, maybe: by its owner, on another thread
+            return False
         return True
 
     def release(self) -> None:
@@ -142,6 +145,10 @@ class Use:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+class _Released(ValueError):
+    """`ensure` was called on a use that was released."""
 
 
 def use(home: Path, *, idle_seconds: float, on_wait: Callable[[str], None] | None = None) -> Use:
