@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cli.processes import Terminal
-from truthloop.cli import failures as cli
+from truthloop.cli import failures_report
 from truthloop.failures.kinds import Kind
 from truthloop.failures.selection import Size
 
@@ -241,7 +241,7 @@ def test_wrong_use_is_told_in_a_line(slice_terminal: Terminal, arguments: tuple[
 
 
 def test_the_terminal_names_the_kinds_and_sizes_that_there_are() -> None:
-    assert (tuple(Kind), tuple(Size)) == (cli.KINDS, cli.SIZES)
+    assert (tuple(Kind), tuple(Size)) == (failures_report.KINDS, failures_report.SIZES)
 
 
 def test_the_picture_shows_the_image_where_its_pixels_are_there(empty: Terminal, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from truthloop.cli.failures import _number
+from truthloop.cli.failures_report import _number
 from truthloop.failures.against import against
 from truthloop.failures.documents import FailureSummary, ImageFailures
 from truthloop.failures.failures import answer

@@ -17,6 +17,7 @@ from truthloop.predict.documents import Batch, BatchState
 from truthloop.predict.loaded import LoadedModels
 from truthloop.predict.record import choose_version, next_major, provenance
 from truthloop.predict.run import slices_of, work_batch
+from truthloop.predict.slice_claim import claim_slice
 from truthloop.predict.work import Outcome
 from truthloop.store.connection import Store
 from truthloop.workspace import Workspace
@@ -51,7 +52,7 @@ def predictions(store: Store) -> list[tuple[str, str]]:
 
 
 def take(store: Store, blobs: Blobs, size: int = 4) -> slices.Slice:
-    piece = slices.claim_slice(store, blobs, worker="me", size={"finder": size}.__getitem__)
+    piece = claim_slice(store, blobs, worker="me", size={"finder": size}.__getitem__)
     assert piece is not None
     return piece
 
@@ -306,7 +307,7 @@ def test_slices_of_one_batch_are_worked_at_once(store: Store, blobs: Blobs, imag
     batch = batches.create(store, entry=FINDER, query="all", record_as="auto")
     pieces = [take(store, blobs) for _ in range(3)]
     assert [image_id for piece in pieces for image_id in piece.ids] == images
-    assert slices.claim_slice(store, blobs, worker="me", size={"finder": 4}.__getitem__) is None
+    assert claim_slice(store, blobs, worker="me", size={"finder": 4}.__getitem__) is None
 
     for piece in reversed(pieces):
         assert batches.get(store, batch.id).state == BatchState.RUNNING
@@ -425,7 +426,7 @@ def test_predict_records_what_is_unprocessed_whatever_was_left_before(
     workspace = Workspace(store)
     batches.cancel(store, workspace.batches.create("opencv_people", query="unprocessed").id)
     left = workspace.batches.create("opencv_people", query="unprocessed", record_as="auto")
-    piece = slices.claim_slice(store, blobs, worker="me", size={"opencv_people": 6}.__getitem__, batch_id=left.id)
+    piece = claim_slice(store, blobs, worker="me", size={"opencv_people": 6}.__getitem__, batch_id=left.id)
     assert piece is not None
     piece.finish([Outcome(prediction=Boxes(boxes=())) for _ in piece.items])
     new = [workspace.ingest_image(png(grey + 100), name=f"{grey}.png").image_id for grey in range(20)]
@@ -459,7 +460,7 @@ def test_a_slice_that_nobody_survives_fails_the_batch(store: Store, blobs: Blobs
         take(store, blobs)
         store["truthloop.batches"].update_one({}, [{"$set": {"slices.expires_at": {"$subtract": ["$$NOW", 1]}}}])
 
-    assert slices.claim_slice(store, blobs, worker="me", size={"finder": 4}.__getitem__) is None
+    assert claim_slice(store, blobs, worker="me", size={"finder": 4}.__getitem__) is None
     failed = batches.get(store, batch.id)
     assert failed.state == BatchState.FAILED
     assert images[0] in (failed.error or "")

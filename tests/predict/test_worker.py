@@ -31,8 +31,7 @@ from truthloop.predict import jobs, results
 from truthloop.predict.claim import Done, finish, sweep
 from truthloop.predict.documents import JobState
 from truthloop.predict.loaded import LoadedModels
-from truthloop.predict.work import JobsWork
-from truthloop.predict.worker import IN_HAND, Worker, _Hand, _Hands
+from truthloop.predict.worker import Worker
 from truthloop.store.connection import Store
 
 RESULT = {"width": 4, "height": 3, "answer": {"labels": []}}
@@ -104,11 +103,6 @@ def test_an_unknown_model_fails_its_jobs_at_once(store: Store, blobs: Blobs, ima
     assert [jobs.get(store, job.id).state for job in (unknown, outdated)] == ["failed", "failed"]
     assert "has tiny 1, not 0" in (jobs.get(store, outdated.id).error or "")
     assert_whole(store)
-
-
-def in_hand(*, is_slice: bool) -> _Hand:
-    """A piece of work of which nobody asks what it is."""
-    return _Hand(JobsWork.__new__(JobsWork), is_slice=is_slice)
 
 
 def requeued(store: Store, job_id: str) -> int:
@@ -240,37 +234,6 @@ def test_the_model_never_stands_still_while_jobs_wait(
     with working(Worker(store, blobs, loaded(model))):
         wait_until(lambda: in_state(store, "succeeded") == len(made))
     assert len(model.runs) == len(made)
-
-
-@pytest.mark.parametrize("kind", ["jobs", "slices"])
-def test_room_that_comes_free_is_taken_without_anything_else_happening(kind: str) -> None:
-    hands, is_slice = _Hands(), kind == "slices"
-    held = [in_hand(is_slice=is_slice) for _ in range(IN_HAND)]
-    for hand in held:
-        hands.hold(hand)
-        hands.give(hand)
-    turns = []
-    claimer = threading.Thread(target=lambda: turns.append(hands.wait_for_turn({is_slice}, seconds=60)))
-    claimer.start()
-    stop = threading.Event()
-    assert hands.next(stop) is held[0]
-    assert claimer.is_alive()
-    hands.make_room(held[0])
-    claimer.join(30)
-    assert [(turn.is_told, turn.has_ended) for turn in turns] == [(False, False)]
-
-
-def test_a_job_that_comes_while_all_slices_are_full_is_seen_at_once() -> None:
-    hands = _Hands()
-    for _ in range(IN_HAND):
-        hands.hold(in_hand(is_slice=True))
-    turns = []
-    claimer = threading.Thread(target=lambda: turns.append(hands.wait_for_turn({True}, seconds=60)))
-    claimer.start()
-    hands.announce({"_id": "it"})
-    claimer.join(30)
-    assert [(turn.is_told, turn.new) for turn in turns] == [(True, {"_id": "it"})]
-    assert hands.has_room(slices=False)
 
 
 def test_a_worker_that_stops_does_not_wait_for_a_model_that_is_being_loaded(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from truthloop.blobs import Blobs
 from truthloop.errors import InputRefused, ModelUnavailable, NotFound, TruthloopError
 from truthloop.logs import get_logger
-from truthloop.predict import batches, slices
+from truthloop.predict import batches
 from truthloop.predict.at_work import traced
 from truthloop.predict.batch_change import OPEN
 from truthloop.predict.documents import Batch
 from truthloop.predict.loaded import LoadedModels
+from truthloop.predict.slice_claim import claim_slice, say_why_it_waits
 from truthloop.predict.worker import WITHOUT_SECONDS, ClaimSlice, Worker
 from truthloop.store.connection import Document, Store
 
@@ -109,7 +110,7 @@ def work_batch(
         try:
             _load(loaded, stop, batch.model, batch.model_version)
         except ModelUnavailable as error:
-            slices.say_why_it_waits(store, batch_id, str(error))
+            say_why_it_waits(store, batch_id, str(error))
             raise
         except (NotFound, InputRefused):
             pass  # the worker refuses the batch for it
@@ -193,7 +194,7 @@ def slices_of(
     ) -> "Work | None":
         now = time.monotonic()
         left = {*without, *(model for model, until in away.items() if until > now)}
-        return slices.claim_slice(
+        return claim_slice(
             store,
             blobs,
             worker=worker,
