@@ -463,6 +463,25 @@ def test_two_workers_share_a_queue(store: Store, blobs: Blobs, image: StoredImag
     assert_whole(store)
 
 
+def test_jobs_that_a_killed_workers_transaction_holds_keep_back_none_of_the_others(
+    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
+    made = [queued(store, image=image) for _ in range(40)]
+    with store.client.start_session() as session:
+        session.start_transaction()
+        held = {"_id": {"$in": [job.id for job in made[:16]]}}
+        store["truthloop.jobs"].update_many(held, {"$set": {"attempts": 1}}, session=session)
+
+        with working(Worker(store, blobs, loaded(TinyModel()))):
+            wait_until(lambda: in_state(store, "succeeded") == 24)
+            assert in_state(store, "queued") == 16
+            session.abort_transaction()
+            wait_until(lambda: in_state(store, "succeeded") == 40)
+    assert {jobs.get(store, job.id).attempts for job in made} == {1}
+    assert_whole(store)
+
+
 def test_a_large_result_lies_in_the_blob_store(
     store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

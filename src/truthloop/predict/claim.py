@@ -12,12 +12,15 @@ import bson
 import uuid_utils
 from pymongo import UpdateOne
 from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure
 
 from truthloop.events.record import NewEvent, record_all
 from truthloop.predict.change import NOW, change
 from truthloop.predict.documents import JOBS, MAX_ATTEMPTS, RESULTS, SOURCE, JobState
 from truthloop.store.connection import Document, Store
 
+# MongoDB's code for what another transaction has changed and not committed yet.
+_WRITE_CONFLICT = 112
 # The most jobs that one claim takes: beyond that a transaction costs little more for each job.
 MAX_CLAIM = 16
 # A result of at most so many bytes is kept in its job, which saves a command. A larger one would slow down
@@ -83,12 +86,17 @@ class Done:
     unavailable: bool = False
 
 
+class JobsLocked(Exception):
+    """A transaction that has not ended yet has changed jobs that were to be taken."""
+
+
 def look(
     store: Store,
     *,
     size: Callable[[str], int] = lambda model: MAX_CLAIM,  # noqa: ARG005
     models: Collection[str] | None = None,
     without: Collection[str] = (),
+    locked: Collection[str] = (),
 ) -> tuple[ClaimedJob, ...]:
     """The job that has waited longest, and more of the same model; each as it will be for whoever takes it.
 
@@ -99,6 +107,7 @@ def look(
         size: how many jobs of a model at most.
         models: only these; None for any.
         without: not these, for now.
+        locked: the ids of jobs to pass over, for now.
 
     Returns:
         Nothing where nothing waits.
@@ -119,6 +128,8 @@ def look(
     }
     if wanted:
         query["model"] = wanted
+    if locked:
+        query["_id"] = {"$nin": [*locked]}
     with store.errors():
         waiting = store[JOBS].find(query, _FIELDS, hint="due").sort("due_at", 1).limit(MAX_CLAIM).to_list()
     if not waiting:
@@ -140,6 +151,10 @@ def take(store: Store, chosen: Sequence[ClaimedJob], *, worker: str) -> Claim:
 
     Returns:
         With those of them that nobody else has taken or changed meanwhile.
+
+    Raises:
+        JobsLocked: another transaction has changed at least one of them and has not ended. It isn't waited for: it
+            may be that of a worker that was killed, which the server ends only after a while.
     """
     token = str(uuid_utils.uuid7())
     lease_ms = round(store.settings.job_lease_seconds * 1000)
@@ -192,8 +207,16 @@ def take(store: Store, chosen: Sequence[ClaimedJob], *, worker: str) -> Claim:
         record_all(store, session, events, source=SOURCE)
         return mine
 
+    def work_or_leave(session: ClientSession) -> tuple[ClaimedJob, ...]:
+        try:
+            return work(session)
+        except OperationFailure as error:
+            if error.code == _WRITE_CONFLICT:
+                raise JobsLocked from error
+            raise
+
     # Should a crash undo it, the jobs wait again, and whoever ends them without holding them changes nothing.
-    mine = store.transaction(work, is_lasting=False)
+    mine = store.transaction(work_or_leave, is_lasting=False)
     return Claim(token=token, model=chosen[0].model, model_version=chosen[0].model_version, jobs=mine)
 
 

@@ -53,6 +53,8 @@ MAX_SLICE = 256
 MAX_RUN = 16
 # A model that can't be had is left to other workers for so long.
 WITHOUT_SECONDS = 30.0
+# A job that another transaction holds is passed over for so long.
+LOCKED_SECONDS = 1.0
 # Between two attempts while MongoDB doesn't answer.
 RETRY_SECONDS = 0.5
 # How long the thread that claims may take to end: enough for a claim that is being written.
@@ -93,6 +95,7 @@ class Worker:
         self._max_pixels = store.settings.max_image_pixels
         self._seconds: dict[str, float] = {}  # by model: for one image, lately
         self._without: dict[str, float] = {}  # by model: until when it is left to others
+        self._locked: dict[str, float] = {}  # by job's id: the same
         self._writing: queue.SimpleQueue[tuple[Hand, list[Outcome]] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
 
@@ -167,7 +170,9 @@ class Worker:
                     looked = time.monotonic()
                 try:
                     if new is not None:
-                        self._take_jobs(claims.announced(new, models=self._models, without=self._left_to_others()))
+                        self._take_jobs(
+                            claims.announced(new, models=self._models, without=_current(self._without))
+                        )
                     else:
                         self._claim(to_look)
                 except TruthloopError as error:
@@ -191,9 +196,11 @@ class Worker:
         Args:
             to_look: for what to look, jobs (False) or slices (True); loses what it finds none of.
         """
-        without = self._left_to_others()
+        without, locked = _current(self._without), _current(self._locked)
         if False in to_look and self._hands.has_room(slices=False):
-            chosen = claims.look(self._store, size=self._job_count, models=self._models, without=without)
+            chosen = claims.look(
+                self._store, size=self._job_count, models=self._models, without=without, locked=locked
+            )
             if chosen and chosen[0].attempts > 1 and self._hands.held():
                 self._hands.empty_first()
                 return
@@ -216,12 +223,10 @@ class Worker:
         # One that was begun before may be what has killed its worker: nothing else is in hand beside it.
         if self._begin(Hand(jobs, is_slice=False, is_alone=chosen[0].attempts > 1)):
             # Only now: images are decoded and the model runs while the claim is being written.
-            jobs.take(self._name)
-
-    def _left_to_others(self) -> Collection[str]:
-        now = time.monotonic()
-        self._without = {model: until for model, until in self._without.items() if until > now}
-        return self._without
+            try:
+                jobs.take(self._name)
+            except claims.JobsLocked:  # which of them isn't known, so the next look begins behind the first
+                self._locked[chosen[0].id] = time.monotonic() + LOCKED_SECONDS
 
     def _begin(self, hand: Hand) -> bool:
         """Loads the model, begins to decode and hands it all on; false if the worker has ended meanwhile."""
@@ -388,6 +393,14 @@ class Worker:
                 log.exception("sweep_failed")
             if done.wait(self._beat_seconds()):
                 return
+
+
+def _current(until: dict[str, float]) -> Collection[str]:
+    """The names whose time hasn't come; the others are forgotten."""
+    now = time.monotonic()
+    for name in [name for name, end in until.items() if end <= now]:
+        del until[name]
+    return until
 
 
 def _told(error: Exception) -> str:
