@@ -8,6 +8,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Self
 
 from confluent_kafka import Message
@@ -22,6 +23,7 @@ from truthloop.events.record import COLLECTION, record
 from truthloop.settings import Settings
 from truthloop.store.connection import Store, connect
 
+SCHEMA = json.loads((Path(__file__).parent / "cloudevents-1.0.schema.json").read_text())
 TOPIC = "truthloop.documents"
 DEADLINE_SECONDS = 60.0
 # Messages that anybody may write into our topics.

@@ -1,6 +1,5 @@
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -10,12 +9,11 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from events.relays import SCHEMA
 from truthloop.errors import InputRefused
 from truthloop.events.cloudevent import from_cloudevent_json, to_cloudevent, to_cloudevent_json
 from truthloop.events.documents import Event
 from truthloop.events.text import text
-
-SCHEMA = json.loads((Path(__file__).parent / "cloudevents-1.0.schema.json").read_text())
 
 
 def event(type_: str = "documents.loaded", **fields) -> Event:

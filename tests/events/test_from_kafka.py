@@ -4,7 +4,6 @@ import itertools
 import json
 import threading
 import uuid
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -15,6 +14,7 @@ from events.log import write
 from events.relays import (
     DEADLINE_SECONDS,
     POISON,
+    SCHEMA,
     TOPIC,
     arrived,
     reading,
@@ -25,8 +25,6 @@ from events.relays import (
 from truthloop.events import from_kafka
 from truthloop.events.from_kafka import KafkaEvents
 from truthloop.events.record import COLLECTION
-
-SCHEMA = json.loads((Path(__file__).parent / "cloudevents-1.0.schema.json").read_text())
 
 
 @pytest.fixture

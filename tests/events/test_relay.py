@@ -6,7 +6,6 @@ import re
 import threading
 import time
 import uuid
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from cli.processes import Terminal
 from events.log import write
 from events.relays import (
+    SCHEMA,
     all_arrived_in_order,
     arrived,
     backdated,
@@ -38,8 +38,6 @@ from truthloop.predict.run import slices_of
 from truthloop.predict.worker import Worker
 from truthloop.settings import Settings, load_settings
 from truthloop.workspace import Workspace
-
-SCHEMA = json.loads((Path(__file__).parent / "cloudevents-1.0.schema.json").read_text())
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from bson.objectid import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.loading import ANNOTATION, AUDIT
 from strategies import any_documents, boxes, good_documents
 from truthloop.boxes import BoxError, parse
 from truthloop.ingest.documents import (
@@ -24,22 +25,6 @@ from truthloop.ingest.documents import (
     identity,
     prepare,
 )
-
-ANNOTATION = {
-    "image_id": "a",
-    "bbox": {"left": 0.1, "top": 0.2, "right": 0.3, "bottom": 0.4},
-    "annotator": "x",
-    "task_version": "1.0.0",
-    "timestamp": 1,
-}
-AUDIT = {
-    "image_id": "a",
-    "model_version": "1.0.0",
-    "bbox_correct": True,
-    "auditor": "x",
-    "task_version": "1.0.0",
-    "timestamp": 1,
-}
 
 # Collection, a field, and whether it is part of the key: design section 3.
 KEYS = {

@@ -24,12 +24,6 @@ from truthloop.workspace import Workspace
 
 
 @pytest.fixture
-def blobs(store: Store, tmp_path: Path) -> Blobs:
-    store.settings = store.settings.model_copy(update={"blobs": f"file://{tmp_path / 'blobs'}"})
-    return Blobs.open(store.settings)
-
-
-@pytest.fixture
 def images(store: Store, blobs: Blobs) -> list[str]:
     """Ten images with pixels, in the order of their ids."""
     workspace = Workspace(store)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from cli.processes import Terminal
 from events.relays import POISON, relay_in_this_process
 from kafka import Kafka
-from predict.given import ENTRY, OTHER, TinyModel, assert_whole, in_state, loaded, png, queued, wait_until, working
+from predict.given import ENTRY, OTHER, TinyModel, assert_whole, in_state, loaded, queued, wait_until, working
 from truthloop.blobs import Blobs
 from truthloop.errors import InputRefused, SettingRefused
-from truthloop.ingest.images import StoredImage, store_image
+from truthloop.ingest.images import StoredImage
 from truthloop.predict import batches, jobs, kafka_wake
 from truthloop.predict import claim as claims
 from truthloop.predict.kafka_wake import MAX_BYTES, TOPICS, Hint, KafkaWakeUp, read_hint
@@ -141,17 +141,6 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[KafkaWakeUp]:
 
     monkeypatch.setattr(KafkaWakeUp, "begin", noted)
     return found
-
-
-@pytest.fixture
-def blobs(store: Store, tmp_path: Path) -> Blobs:
-    store.settings = store.settings.model_copy(update={"blobs": f"file://{tmp_path / 'blobs'}"})
-    return Blobs.open(store.settings)
-
-
-@pytest.fixture
-def image(store: Store, blobs: Blobs) -> StoredImage:
-    return store_image(blobs, store.settings, png(51))
 
 
 def send(kafka: Kafka, *messages: bytes | None, topic: str = JOBS) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,17 +34,6 @@ from truthloop.predict.worker import Worker
 from truthloop.store.connection import Store
 
 RESULT = {"width": 4, "height": 3, "answer": {"labels": []}}
-
-
-@pytest.fixture
-def blobs(store: Store, tmp_path: Path) -> Blobs:
-    store.settings = store.settings.model_copy(update={"blobs": f"file://{tmp_path / 'blobs'}"})
-    return Blobs.open(store.settings)
-
-
-@pytest.fixture
-def image(store: Store, blobs: Blobs) -> StoredImage:
-    return store_image(blobs, store.settings, png(51))
 
 
 def lease_of(store: Store, seconds: float) -> None:

@@ -1,0 +1,23 @@
+"""Fixtures of the tests of jobs and batches."""
+
+from pathlib import Path
+
+import pytest
+
+from predict.given import png
+from truthloop.blobs import Blobs
+from truthloop.ingest.images import StoredImage, store_image
+from truthloop.store.connection import Store
+
+
+@pytest.fixture
+def blobs(store: Store, tmp_path: Path) -> Blobs:
+    """A blob store in a folder of its own, to which the store's settings lead."""
+    store.settings = store.settings.model_copy(update={"blobs": f"file://{tmp_path / 'blobs'}"})
+    return Blobs.open(store.settings)
+
+
+@pytest.fixture
+def image(store: Store, blobs: Blobs) -> StoredImage:
+    """A stored image of a few pixels."""
+    return store_image(blobs, store.settings, png(51))
