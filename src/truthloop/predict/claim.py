@@ -15,7 +15,7 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
 
 from truthloop.events.record import NewEvent, record_all
-from truthloop.predict.change import NOW, change
+from truthloop.predict.change import BY_ID, NOW, change
 from truthloop.predict.documents import JOBS, MAX_ATTEMPTS, RESULTS, SOURCE, JobState
 from truthloop.store.connection import Document, Store
 
@@ -163,6 +163,7 @@ def take(store: Store, chosen: Sequence[ClaimedJob], *, worker: str) -> Claim:
         # By revision: one that was taken and put back meanwhile is another than was read.
         written = store[JOBS].update_many(
             {
+                "_id": {"$in": [job.id for job in chosen]},
                 "state": JobState.QUEUED,
                 "$or": [{"_id": job.id, "revision": job.revision - 1} for job in chosen],
             },
@@ -183,6 +184,7 @@ def take(store: Store, chosen: Sequence[ClaimedJob], *, worker: str) -> Claim:
                 },
                 {"$unset": "due_at"},
             ],
+            hint=BY_ID,
             session=session,
         )
         mine = tuple(chosen)
@@ -338,9 +340,10 @@ def _finish(store: Store, session: ClientSession, token: str, ended: Sequence[Do
         for outcome, kept in zip(ended, small, strict=True)
     ]
     if len(writes) == 1:
-        held = store[JOBS].update_one(*writes[0], session=session).matched_count
+        held = store[JOBS].update_one(*writes[0], hint=BY_ID, session=session).matched_count
     else:
-        held = store[JOBS].bulk_write([UpdateOne(*write) for write in writes], session=session).matched_count
+        updates = [UpdateOne(*write, hint=BY_ID) for write in writes]
+        held = store[JOBS].bulk_write(updates, session=session).matched_count
     if held != len(ended):
         raise _SomeLost
     apart = [
