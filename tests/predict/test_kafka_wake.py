@@ -274,6 +274,7 @@ def test_a_topic_that_is_not_there_yet_or_vanishes_and_comes_back_is_listened_to
 
 
 def test_a_rebalance_of_its_group_leaves_a_worker_listening(by_kafka: Store, kafka: Kafka) -> None:
+    kafka.needs_all()  # in the mock cluster a rebalance takes most of a minute
     ear = Ear()
     wake = KafkaWakeUp(by_kafka.settings, ear.tell)
     wake.begin()
@@ -300,6 +301,7 @@ def test_a_rebalance_of_its_group_leaves_a_worker_listening(by_kafka: Store, kaf
 def test_a_fault_while_it_listens_is_not_the_end_of_it(
     by_kafka: Store, kafka: Kafka, wakes: Callable[..., Ear], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kafka.needs_all()  # in the mock cluster it takes most of a minute to join a group again
     faults: list[Exception] = []
     hear = KafkaWakeUp._hear
 
