@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cli.processes import Terminal, wait_for
+from cli.processes import Terminal, interrupt, wait_for
 
 FACES = "opencv_faces"
 
@@ -93,6 +93,32 @@ def test_predict_processes_the_workspace_and_then_has_nothing_to_do(filled: Term
     older = filled.run("predict", "--all", "--model", "opencv_people", "--as", "0.5")
     assert older.returncode == 0
     assert "under version 7.0.0, which is newer than 0.5" in older.stderr
+
+
+def test_a_prediction_that_is_stopped_by_ctrl_c_says_so_by_its_exit_code(empty: Terminal, tmp_path: Path) -> None:
+    for grey in range(120):
+        cv2.imwrite(str(tmp_path / f"{grey}.png"), np.full((480, 640, 3), 2 * grey, np.uint8))
+    empty.answer("ingest", tmp_path)
+    predicting = empty.start("predict", "--all", "--model", "opencv_people")
+    wait_for(lambda: "running" in empty.answer("batches", "list"), "the first slice")
+
+    code, said = interrupt(predicting)
+
+    assert (code, said) == (130, "Interrupted.\n")
+    assert read(empty, "batches", "list")["items"][0]["state"] == "running"
+
+
+def test_a_result_that_has_not_come_says_what_it_waits_for_and_how_to_read_it_later(
+    filled: Terminal, pictures: Path
+) -> None:
+    waits = filled.run("jobs", "submit", FACES, pictures / "60.png", "--wait", "0.1")
+    [job] = read(filled, "jobs", "list")["items"]
+
+    assert waits.returncode == 1
+    assert "`truthloop worker` is one" in waits.stderr
+    assert f"truthloop jobs result {job['id']} --wait 60" in waits.stderr
+    assert "truthloop worker" not in filled.run("jobs", "result", "nothing").stderr
+    assert filled.run("jobs", "result", job["id"], "--json").stderr.count("\n") == 1
 
 
 def test_images_that_cannot_be_predicted_are_named_and_the_exit_code_tells(filled: Terminal) -> None:

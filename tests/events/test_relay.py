@@ -32,7 +32,7 @@ from truthloop.events.record import COLLECTION, record
 from truthloop.ingest.images import store_image
 from truthloop.monitor.doctor import examine
 from truthloop.predict import batches, jobs
-from truthloop.predict import claim as claims
+from truthloop.predict.held import put_back
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.predict.run import slices_of
 from truthloop.predict.worker import Worker
@@ -60,7 +60,7 @@ def every_kind(store, tmp_path) -> None:
     wrong = jobs.submit(store, limit, entry=OTHER, image=stored)
     given_back = take_next(store, worker="one that is stopped")
     assert given_back is not None
-    claims.put_back(store, given_back.token, given_back.jobs)
+    put_back(store, given_back.token, given_back.jobs)
     batch = batches.create(store, entry=ENTRY, image_ids=[image.image_id])
     batches.cancel(store, batch.id)
     batches.resume(store, batch.id)

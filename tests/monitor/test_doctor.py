@@ -12,7 +12,8 @@ from truthloop.monitor.doctor import examine
 from truthloop.monitor.finding import Finding
 from truthloop.monitor.status import status
 from truthloop.monitor.unnamed_files import workspace_id
-from truthloop.predict import at_work, batches, claim, run
+from truthloop.predict import at_work, batches, run
+from truthloop.predict.held import put_back
 from truthloop.settings import Settings
 from truthloop.store import lease as leases
 from truthloop.store.connection import Store
@@ -244,7 +245,7 @@ def test_a_job_that_was_put_back_still_waits_since_it_was_queued_first(store: St
     for reason in (None, "The blob store is away."):
         taken = take_next(store, worker="w")
         assert taken is not None
-        claim.put_back(store, taken.token, taken.jobs, error=reason, unavailable=reason is not None)
+        put_back(store, taken.token, taken.jobs, error=reason, unavailable=reason is not None)
 
     assert "the first for 10 min" in findings(store.settings)["jobs"].text
 
@@ -301,7 +302,7 @@ def test_jobs_that_were_put_back_are_told_of_with_the_reason(store: Store):
     queued(store)
     taken = take_next(store, worker="w")
     assert taken is not None
-    claim.put_back(store, taken.token, taken.jobs, error="The blob store is away.", unavailable=True)
+    put_back(store, taken.token, taken.jobs, error="The blob store is away.", unavailable=True)
 
     found = findings(store.settings)["jobs"]
 

@@ -115,9 +115,12 @@ class Cluster:
             self.programs[name].start()
 
     def errors(self) -> list[str]:
-        """What the programs have logged as an error, or ended with."""
+        """What the programs have logged as an error, and who ended without being killed."""
         lines = [line for path in self.logs.iterdir() for line in path.read_text(errors="replace").splitlines()]
-        return [line for line in lines if '"level": "error"' in line or line.startswith("Traceback")]
+        return [
+            *(line for line in lines if '"level": "error"' in line or line.startswith("Traceback")),
+            *(f"{each.name} ended with {each.ended}" for each in self.programs.values() if each.ended),
+        ]
 
     def last_words(self) -> str:
         """The end of each log."""

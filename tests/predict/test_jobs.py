@@ -10,8 +10,8 @@ from predict.given import ENTRY, OTHER, Image, events_of, queued, take_next
 from truthloop.blobs import Blobs
 from truthloop.errors import Conflict, CursorRefused, InputRefused, NotFound, QueueFull, RevisionMismatch
 from truthloop.predict import jobs, results
-from truthloop.predict.claim import put_back
 from truthloop.predict.documents import Job, JobState
+from truthloop.predict.held import put_back
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.store.connection import Store
 

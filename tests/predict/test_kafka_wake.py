@@ -22,6 +22,7 @@ from truthloop.errors import InputRefused, SettingRefused
 from truthloop.ingest.images import StoredImage
 from truthloop.predict import batches, jobs, kafka_wake
 from truthloop.predict import claim as claims
+from truthloop.predict.held import put_back
 from truthloop.predict.kafka_wake import MAX_BYTES, TOPICS, Hint, KafkaWakeUp, read_hint
 from truthloop.predict.wake import WakeUp, wake_up
 from truthloop.predict.worker import Worker
@@ -86,7 +87,7 @@ class WakeUpContract:
         all_hear(lambda: queued(waking))
         taken = claims.take(waking, claims.look(waking), worker="me")
         assert job.id in [each.id for each in taken.jobs]
-        all_hear(lambda: claims.put_back(waking, taken.token, taken.jobs))
+        all_hear(lambda: put_back(waking, taken.token, taken.jobs))
         batches.cancel(waking, batch.id)
         all_hear(lambda: batches.resume(waking, batch.id))
 

@@ -18,8 +18,9 @@ from predict.given import ENTRY, Image, events_of, queued, take_next, with_resul
 from truthloop.errors import Conflict
 from truthloop.predict import claim as claims
 from truthloop.predict import jobs
-from truthloop.predict.claim import Claim, Done
+from truthloop.predict.claim import Claim
 from truthloop.predict.documents import MAX_ATTEMPTS
+from truthloop.predict.held import Done, finish, put_back, sweep
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.store.connection import Store
 
@@ -111,7 +112,7 @@ class Life(RuleBasedStateMachine):
             "retry": {"retry": "try again"},
             "away": {"retry": "not there", "unavailable": True},
         }
-        held = claims.finish(
+        held = finish(
             self.store,
             taken.token,
             [Done(job=job, **said[kind]) for job, kind in zip(taken.jobs, kinds, strict=True)],
@@ -130,7 +131,7 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
         taken = self.claims[data.draw(st.sampled_from(sorted(self.claims)))]
-        claims.put_back(self.store, taken.token, taken.jobs)
+        put_back(self.store, taken.token, taken.jobs)
         for job in taken.jobs:
             if self.holds.get(job.id) == taken.token:
                 self.attempts[job.id] -= 1
@@ -142,8 +143,8 @@ class Life(RuleBasedStateMachine):
         self.store["truthloop.jobs"].update_many(
             {"state": "running"}, [{"$set": {"lease.expires_at": {"$subtract": ["$$NOW", 1]}}}]
         )
-        assert claims.sweep(self.store) == len(self.holds)
-        assert claims.sweep(self.store) == 0
+        assert sweep(self.store) == len(self.holds)
+        assert sweep(self.store) == 0
         for job_id in list(self.holds):
             self.move(job_id, "failed" if self.attempts[job_id] >= MAX_ATTEMPTS else "queued")
 
@@ -186,7 +187,7 @@ class Life(RuleBasedStateMachine):
 def test_whatever_happens_a_job_is_in_one_state_with_one_result_and_all_its_events(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("truthloop.predict.held.RETRY_SECONDS", 0.0)
     machine = type("LifeHere", (Life,), {"store": store})
     run_state_machine_as_test(
         machine,

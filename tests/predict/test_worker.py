@@ -27,8 +27,8 @@ from truthloop.errors import Conflict, ModelUnavailable, StorageUnavailable
 from truthloop.ingest.images import StoredImage, store_image
 from truthloop.predict import claim as claims
 from truthloop.predict import jobs, results
-from truthloop.predict.claim import Done, finish, sweep
 from truthloop.predict.documents import JobState
+from truthloop.predict.held import Done, finish, put_back, renew, sweep
 from truthloop.predict.loaded import LoadedModels
 from truthloop.predict.worker import Worker
 from truthloop.store.connection import Store
@@ -103,8 +103,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is put back is tried again soon."""
     monkeypatch.setattr("truthloop.predict.worker.WITHOUT_SECONDS", 0.0)
     monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(claims, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(claims, "AWAY_SECONDS", 0.05)
+    monkeypatch.setattr("truthloop.predict.held.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("truthloop.predict.held.AWAY_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -152,7 +152,7 @@ def test_a_job_waits_longer_each_time_for_what_is_away_and_fails_after_an_hour_o
         if minutes_ago:
             ago = {"$subtract": ["$$NOW", round(minutes_ago * 60_000)]}
             store["truthloop.jobs"].update_one({"_id": job.id}, [{"$set": {"away_since": ago}}])
-        assert claims.put_back(store, taken.token, taken.jobs, error="It is away.", unavailable=True) == 1
+        assert put_back(store, taken.token, taken.jobs, error="It is away.", unavailable=True) == 1
         there = store["truthloop.jobs"].find_one({"_id": job.id})
         assert there is not None
         if there["state"] == "queued":
@@ -166,7 +166,7 @@ def test_a_job_waits_longer_each_time_for_what_is_away_and_fails_after_an_hour_o
     late = queued(store, deadline_seconds=1000)
     taken = take_next(store, worker="me")
     assert taken is not None
-    claims.put_back(store, taken.token, taken.jobs, error="It is away.", unavailable=True)
+    put_back(store, taken.token, taken.jobs, error="It is away.", unavailable=True)
     store["truthloop.jobs"].update_one({"_id": late.id}, [{"$set": {"deadline_at": "$$NOW"}}])
     assert sweep(store) == 1
     ended = jobs.get(store, late.id)
@@ -262,7 +262,7 @@ def test_a_busy_worker_of_other_models_fails_the_jobs_that_are_overdue(
 def test_a_model_that_fails_on_one_image_does_not_take_the_others_with_it(
     store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("truthloop.predict.held.RETRY_SECONDS", 0.01)
     monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
 
     def fail_on_black(batch: list[float]) -> None:
@@ -343,7 +343,7 @@ def test_the_result_that_comes_after_the_lease_was_lost_is_dropped(store: Store)
     assert taken is not None
 
     assert finish(store, late.token, [Done(job=late.jobs[0], error="too late")]) == 0
-    assert claims.put_back(store, late.token, late.jobs, error="too late") == 0
+    assert put_back(store, late.token, late.jobs, error="too late") == 0
     assert jobs.get(store, job.id).state == JobState.RUNNING
     assert finish(store, taken.token, [Done(job=taken.jobs[0], result=RESULT)]) == 1
     assert finish(store, late.token, [Done(job=late.jobs[0], result=RESULT)]) == 0
@@ -371,10 +371,10 @@ def test_a_lease_that_is_renewed_does_not_run_out(store: Store) -> None:
     assert taken is not None
     expire(store)
 
-    assert claims.renew(store, taken.token, [taken.jobs[0].id]) == 1
+    assert renew(store, taken.token, [taken.jobs[0].id]) == 1
     assert sweep(store) == 0
     jobs.cancel(store, taken.jobs[0].id)
-    assert claims.renew(store, taken.token, [taken.jobs[0].id]) == 0
+    assert renew(store, taken.token, [taken.jobs[0].id]) == 0
 
 
 def test_a_job_that_waits_beyond_its_deadline_fails_and_is_not_taken(store: Store) -> None:
@@ -447,25 +447,6 @@ def test_two_workers_share_a_queue(store: Store, blobs: Blobs, image: StoredImag
 
     assert in_state(store, "succeeded") == 60
     assert min(sum(one.runs), sum(two.runs)) > 0
-    assert {jobs.get(store, job.id).attempts for job in made} == {1}
-    assert_whole(store)
-
-
-def test_jobs_that_a_killed_workers_transaction_holds_keep_back_none_of_the_others(
-    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
-    made = [queued(store, image=image) for _ in range(40)]
-    with store.client.start_session() as session:
-        session.start_transaction()
-        held = {"_id": {"$in": [job.id for job in made[:16]]}}
-        store["truthloop.jobs"].update_many(held, {"$set": {"attempts": 1}}, session=session)
-
-        with working(Worker(store, blobs, loaded(TinyModel()))):
-            wait_until(lambda: in_state(store, "succeeded") == 24)
-            assert in_state(store, "queued") == 16
-            session.abort_transaction()
-            wait_until(lambda: in_state(store, "succeeded") == 40)
     assert {jobs.get(store, job.id).attempts for job in made} == {1}
     assert_whole(store)
 

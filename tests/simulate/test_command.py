@@ -169,6 +169,7 @@ def test_nothing_is_made_where_there_is_no_workspace(tmp_path):
 
 
 def test_where_kafka_is_set_the_log_beside_the_run_comes_from_there(terminal: Terminal, store: Store, kafka):
+    kafka.needs_all()  # the mock cluster finds no place by a time
     servers = {"TRUTHLOOP_KAFKA_BOOTSTRAP_SERVERS": kafka.servers}
     asked = ("simulate", "--jobs", "5", "--models", "opencv_faces", "--follow", "--json")
     with relay_in_this_process(load_settings()):

@@ -303,6 +303,7 @@ def _stop_at(simulation: Simulation, ended: int) -> None:
 
 
 def test_every_event_is_looked_for_in_kafka_too(address: str, kafka):
+    kafka.needs_all()  # the mock cluster finds no place by a time
     settings = load_settings()
     with relay_in_this_process(settings):
         report = simulated(address, jobs=10, kafka=settings)
@@ -343,6 +344,7 @@ def test_what_comes_to_kafka_before_the_first_message_is_fetched_is_read(store: 
 
 
 def test_a_double_behind_the_last_event_that_was_missing_in_kafka_is_found(address: str, store: Store, kafka):
+    kafka.needs_all()  # the mock cluster finds no place by a time
     settings = load_settings()
 
     class Tampered(Simulation):

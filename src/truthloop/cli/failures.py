@@ -12,7 +12,7 @@ import typer
 
 from truthloop.cli.failures_report import KINDS, report, summary_report
 from truthloop.cli.options import Debug, Json, open_workspace, png_path
-from truthloop.cli.screen import console, counting, messages, number_of, write, write_json
+from truthloop.cli.screen import console, counting, messages, number_of, write, write_file, write_json
 from truthloop.errors import ImageRefused, InputRefused, NotFound
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def show_failures(
             if png is not None:
                 from truthloop.failures.figure import draw as draw_summary
 
-                _write_picture(png, draw_summary(told))
+                write_file(png, draw_summary(told))
             if plot is not None:
                 _plot_worst(workspace, told, plot)
             write_json(told) if as_json else console().print(summary_report(told))
@@ -182,17 +182,7 @@ def _plot(workspace: "Workspace", failures: "ImageFailures", path: Path) -> None
         pixels = decode_small(data, side=PLOT_PIXELS, max_pixels=workspace.settings.max_image_pixels)
     except (NotFound, ImageRefused):  # an image of documents alone
         pixels = None
-    _write_picture(path, draw(failures, pixels))
-
-
-def _write_picture(path: Path, picture: bytes) -> None:
-    from truthloop.errors import FileRefused
-
-    try:
-        path.write_bytes(picture)
-    except OSError as error:
-        raise FileRefused(f"{path} can't be written: {error.strerror}. Name another file.") from error
-    messages().print(f"Wrote {path}.", markup=False)
+    write_file(path, draw(failures, pixels))
 
 
 def _write_array(answers: list["ImageFailures"]) -> None:

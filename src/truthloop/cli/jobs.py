@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, count, messages, number_of, write, write_json
+from truthloop.cli.screen import console, count, messages, number_of, write, write_file, write_json
 from truthloop.errors import FileRefused, NotFound
 
 if TYPE_CHECKING:
@@ -286,18 +286,23 @@ def _wait_and_show(
     try:
         found = workspace.jobs.result(job_id)
     except NotFound as error:
+        if not as_json and workspace.jobs.get(job_id).state == "queued":
+            messages().print(
+                "It waits for a worker: `truthloop up` has one, `truthloop worker` is one. "
+                f"Then: truthloop jobs result {job_id} --wait 60",
+                markup=False,
+                soft_wrap=True,
+            )
         if as_json or not told:
             raise
         # Why it waits has been said above; a program reads it in the problem.
         raise NotFound(re.sub(f": {re.escape(told[-1])}$", ".", str(error))) from error
     if plot is not None:
-        plot.write_bytes(workspace.jobs.picture(job_id))
+        write_file(plot, workspace.jobs.picture(job_id))
     if as_json:
         write_json(found.model_dump(mode="json", exclude_none=True))
     else:
         _show_result(found)
-        if plot is not None:
-            messages().print(f"Wrote {plot}.", markup=False)
 
 
 def _show_job(job: "Job", *, as_json: bool) -> None:
@@ -390,6 +395,7 @@ def _show_result(found: "JobResult") -> None:
 
     rows = found.labels or found.boxes or found.classes or []
     out = console()
+    out.print(f"Job {found.job_id}", markup=False)
     out.print(
         f"{found.model} {found.model_version} on {found.image_id} ({found.width} x {found.height})", markup=False
     )

@@ -31,10 +31,11 @@ from truthloop.cli import (
     why,
     worker,
 )
+from truthloop.cli.stopping import INTERRUPTED
 from truthloop.errors import FileRefused, InputRefused, TruthloopError
 
 # What the shell reports for a process that SIGINT or SIGPIPE has ended.
-INTERRUPTED, PIPE_CLOSED = 130, 141
+PIPE_CLOSED = 141
 FAILED, WRONG_USE = 1, 2
 
 

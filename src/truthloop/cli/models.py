@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, png_path
-from truthloop.cli.screen import console, messages, number_of, percent, write_json
+from truthloop.cli.screen import console, messages, number_of, percent, write_file, write_json
 from truthloop.errors import FileRefused, InputRefused, TruthloopError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def try_model(
     pixels = read_image(image, settings)
     answer, picture = _predict(settings, entry, pixels, wants_picture=plot is not None)
     if plot is not None and picture is not None:
-        _write(plot, picture)
+        write_file(plot, picture)
     write_json(answer) if as_json else console().print(_answer_table(answer))
 
 
@@ -232,14 +232,6 @@ def _predict(
 
             picture = draw(pixels, prediction)
         return answer_of(prediction, width=pixels.shape[1], height=pixels.shape[0]), picture
-
-
-def _write(path: Path, picture: bytes) -> None:
-    try:
-        path.write_bytes(picture)
-    except OSError as error:
-        raise FileRefused(f"{path} can't be written: {error.strerror}. Name another file.") from error
-    messages().print(f"Wrote {path}.", markup=False, soft_wrap=True)
 
 
 def _table(*columns: str, numbers: int = 0) -> "Table":

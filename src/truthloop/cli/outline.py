@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, png_path
-from truthloop.cli.screen import console, count, messages, number_of, percent, write_json
+from truthloop.cli.screen import console, count, messages, number_of, percent, write_file, write_json
 from truthloop.errors import FileRefused, InputRefused
 
 if TYPE_CHECKING:
@@ -102,11 +102,11 @@ def _write_files(
     if plot is not None:
         from truthloop.predict.outline_picture import draw
 
-        _write(plot, draw(found.pixels, outlines))
+        write_file(plot, draw(found.pixels, outlines))
     if svg is not None:
         from truthloop.mask_formats import svg_of
 
-        _write(svg, svg_of(outlines.objects, width=outlines.width, height=outlines.height).encode())
+        write_file(svg, svg_of(outlines.objects, width=outlines.width, height=outlines.height).encode())
     if coco is not None:
         from truthloop.mask_formats import coco_of
 
@@ -120,7 +120,7 @@ def _write_files(
             description=f"Truthloop, {outlines.model} {outlines.model_version}, outlines simplified by "
             f"{outlines.tolerance:g} px",
         )
-        _write(coco, json.dumps(document, ensure_ascii=False).encode())
+        write_file(coco, json.dumps(document, ensure_ascii=False).encode())
         holes = sum(map(_holes, outlines.objects))
         if holes and not rle:
             messages().print(
@@ -128,14 +128,6 @@ def _write_files(
                 "With --rle they stay open.",
                 markup=False,
             )
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise FileRefused(f"{path} can't be written: {error.strerror}. Name another file.") from error
-    messages().print(f"Wrote {path}.", markup=False)
 
 
 def _show(found: "Outlines", name: str) -> None:

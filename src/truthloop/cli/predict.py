@@ -8,6 +8,7 @@ import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
 from truthloop.cli.screen import console, count, messages, number_of, write_json
+from truthloop.cli.stopping import INTERRUPTED, stop_at_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ def predict(
     It goes on where the same command was interrupted. Images that were loaded without their files are counted and
     left out; the exit code is 1 if any were. For models of other tasks there is `truthloop jobs`.
     """
-    from truthloop.cli.stopping import stop_at_signals
+    from truthloop.predict.batch_change import OPEN
     from truthloop.predict.documents import BatchState
 
     if sum((bool(image_ids), unprocessed, all_images)) != 1:
@@ -66,6 +67,8 @@ def predict(
         write_json(batch)
     else:
         _show(batch, refusals)
+    if stop.is_set() and batch.state in OPEN:
+        raise typer.Exit(INTERRUPTED)
     if batch.state != BatchState.SUCCEEDED or batch.refused:
         raise typer.Exit(1)
 

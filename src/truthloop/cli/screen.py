@@ -12,6 +12,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from pydantic import BaseModel
 
@@ -129,3 +130,18 @@ def percent(fraction: float | None) -> str:
         return ">99.9 %"
     # Halves go up, as in JavaScript, so that the page and the terminal never differ.
     return f"{Decimal(100 * fraction).quantize(Decimal('0.1'), ROUND_HALF_UP)} %"
+
+
+def write_file(path: "Path", data: bytes) -> None:
+    """Writes a file that the user named, and says so.
+
+    Raises:
+        FileRefused: it can't be written.
+    """
+    from truthloop.errors import FileRefused
+
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise FileRefused(f"{path} can't be written: {error.strerror}. Name another file.") from error
+    messages().print(f"Wrote {path}.", markup=False, soft_wrap=True)

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,6 +14,7 @@ import typer
 
 from truthloop.cli.options import Debug, Json
 from truthloop.cli.screen import console, count, messages, number_of, write_json
+from truthloop.cli.stopping import INTERRUPTED
 from truthloop.errors import SettingRefused, Unavailable
 from truthloop.simulate.limits import CONCURRENCY, JOBS, MAX_CONCURRENCY, MAX_JOBS, MODELS, PATIENCE_SECONDS
 
@@ -35,7 +36,8 @@ LINE_SECONDS, IDLE_SECONDS = 10.0, 10.0
 FLUSH_SECONDS = 0.1
 # What is still on its way to a follower when all else is done is waited for so long.
 DRAIN_SECONDS = 10.0
-INTERRUPTED = 130
+# Of the log, so many events are kept that may still turn out to be of this run.
+MAX_KEPT = 10_000
 _FAULTS = ("lost", "doubled", "out_of_order", "unexpected", "unanswered")
 
 
@@ -218,24 +220,29 @@ def _watched(simulation: "Simulation", *, as_json: bool) -> Iterator[None]:
 def _followed(
     simulation: "Simulation", settings: "Settings", url: str, token: str, *, as_json: bool
 ) -> Iterator[None]:
-    """Writes the events of jobs, from Kafka where there is one."""
+    """Writes the events of the run's jobs, from Kafka where there is one."""
     from truthloop.events.text import text
     from truthloop.simulate.follow import Follower, from_api, from_kafka
 
     lock = threading.Lock()
-    lines: list[str] = []
+    kept: deque[Event] = deque(maxlen=MAX_KEPT)
     seen: Counter[str] = Counter()
     done = threading.Event()
 
     def keep(event: "Event") -> None:
         if event.entity == "job":
             with lock:
-                lines.append(text(event))
+                kept.append(event)
                 seen[event.subject] += 1
 
     def flush() -> None:
+        # Others' jobs stand in the log, too, and an event can be here before the answer to who made its job.
         with lock:
-            written, lines[:] = "".join(f"{line}\n" for line in lines), []
+            ours = [event for event in kept if simulation.has(event.subject)]
+            others = [event for event in kept if not simulation.has(event.subject)]
+            kept.clear()
+            kept.extend(others)
+        written = "".join(f"{text(event)}\n" for event in ours)
         if written:
             out = sys.stderr if as_json else sys.stdout  # the answer is alone on the standard output
             with suppress(BrokenPipeError):  # who read along has gone; the run goes on

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace, png_path
-from truthloop.cli.screen import console, count, counting, messages, number_of, percent, write_json
+from truthloop.cli.screen import console, count, counting, number_of, percent, write_file, write_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +47,9 @@ def show_status(
         with counting() as progress:
             status = workspace.status(recount=recount, progress=progress)
         if png is not None:
-            _write_figure(png, status)
+            from truthloop.monitor.figure import draw
+
+            write_file(png, draw(status))
         if watch:
             _watch(workspace, status, as_json=as_json)
         elif as_json:
@@ -74,17 +76,6 @@ def _watch(workspace: "Workspace", status: "Status", *, as_json: bool) -> None:
         while True:
             time.sleep(WATCH_SECONDS)
             live.update(report(workspace.status()), refresh=True)
-
-
-def _write_figure(path: Path, status: "Status") -> None:
-    from truthloop.errors import FileRefused
-    from truthloop.monitor.figure import draw
-
-    try:
-        path.write_bytes(draw(status))
-    except OSError as error:
-        raise FileRefused(f"{path} can't be written: {error.strerror}. Name another file.") from error
-    messages().print(f"Wrote {path}.", markup=False)
 
 
 def report(status: "Status") -> "RenderableType":

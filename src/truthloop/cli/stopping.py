@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import FrameType
 
+# The exit code of a command that was asked to end before it was done.
+INTERRUPTED = 130
+
 
 @contextmanager
 def stop_at_signals() -> Iterator[threading.Event]:

@@ -73,8 +73,6 @@ def record_all(store: Store, session: ClientSession, events: Sequence[NewEvent],
         }
         for event in events
     ]
-    if len(documents) == 1:  # with less ado
-        store[COLLECTION].insert_one(documents[0], session=session)
-    elif documents:
+    if documents:
         store[COLLECTION].insert_many(documents, session=session)
     return [str(document["_id"]) for document in documents]

@@ -1,4 +1,4 @@
-"""What a worker has in hand, which its threads share: they wait for each other here and nowhere else."""
+"""What a worker has in hand, which its threads share: here they wait for work and for room."""
 
 import threading
 from collections import deque

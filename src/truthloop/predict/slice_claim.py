@@ -1,6 +1,7 @@
 """How workers take slices of batches: which images come next, and whose lease has run out."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 import uuid_utils
 from pymongo.client_session import ClientSession
@@ -16,12 +17,14 @@ from truthloop.predict.jobs import MAX_PAGE
 from truthloop.predict.record import PREDICTIONS, recorded_of
 from truthloop.predict.results import batch_result_id
 from truthloop.predict.slices import AT_END, Slice, complete, lease, waits
-from truthloop.store.connection import Document, Store
+from truthloop.store.connection import Document, Locked, Store
 
 log = get_logger(__name__)
 
 # How many ids of `metadata` one look for unprocessed images reads at once.
 SCAN_PAGE = 2_000
+# How long a batch is tried for while another transaction holds it: jobs wait meanwhile.
+PATIENCE_SECONDS = 0.5
 # When so many slices of a batch wait, its next images had better stay where they are.
 MAX_WAITING = 8
 
@@ -81,10 +84,13 @@ def claim_slice(
                 break
             if not _loads(store, batch, load):
                 break
-            if found["lapsed"]:
-                taken, batch = _retake(store, blobs, batch, found["lapsed"][0], worker=worker)
-            else:
-                taken, batch = _take_next(store, blobs, batch, size(batch["model"]), worker=worker)
+            try:
+                if found["lapsed"]:
+                    taken, batch = _retake(store, blobs, batch, found["lapsed"][0], worker=worker)
+                else:
+                    taken, batch = _take_next(store, blobs, batch, size(batch["model"]), worker=worker)
+            except Locked:  # maybe by a worker that was killed: others can be gone on with
+                break
             if taken is not None:
                 return taken
     return None
@@ -132,7 +138,7 @@ def _take_next(
             record_batch(store, session, "progressed", changed)
         return changed
 
-    changed = store.transaction(work)
+    changed = store.transaction(work, patience_seconds=PATIENCE_SECONDS)
     if changed is None:  # another worker has taken these
         with store.errors():
             return None, store[BATCHES].find_one({"_id": batch["_id"]}, {"image_ids": 0, "refusals": 0})
@@ -177,7 +183,7 @@ def _retake(
             record_batch(store, session, "started", changed)
         return changed
 
-    changed = store.transaction(work)
+    changed = store.transaction(work, patience_seconds=PATIENCE_SECONDS)
     if changed is None:
         return None, None
     again = Slice.of(
@@ -287,4 +293,5 @@ def say_why_it_waits(store: Store, batch_id: str, error: str) -> None:
         if batch is not None:
             record_batch(store, session, "delayed", batch)
 
-    store.transaction(work)
+    with suppress(Locked):  # it is said at the next look
+        store.transaction(work, patience_seconds=PATIENCE_SECONDS)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from truthloop.blobs import Blobs
 from truthloop.predict import claim as claims
-from truthloop.predict.claim import Claim, ClaimedJob, Done
+from truthloop.predict.claim import Claim, ClaimedJob
+from truthloop.predict.held import Done, finish, put_back, renew
 from truthloop.predict.results import result_fields
 from truthloop.store.connection import Store
 
@@ -76,8 +77,12 @@ class JobsWork:
         self.lost = threading.Event()
         self._claim: Future[Claim] = Future()
 
-    def take(self, worker: str) -> None:
-        """Claims them; sets `lost` where another was quicker, or where it isn't known whether it was done."""
+    def take(self, worker: str) -> Sequence[str]:
+        """Claims them; sets `lost` where it has got none, or where that isn't known.
+
+        Returns:
+            The ids of those that another transaction holds.
+        """
         try:
             self._claim.set_result(claims.take(self._store, self._chosen, worker=worker))
         except BaseException:
@@ -87,6 +92,7 @@ class JobsWork:
         else:
             if not self._claim.result().jobs:
                 self.lost.set()
+            return self._claim.result().locked
         finally:
             self.taken.set()
 
@@ -95,7 +101,7 @@ class JobsWork:
         if not self._claim.done():
             return
         held = self._claim.result()
-        if claims.renew(self._store, held.token, [job.id for job in held.jobs]) == 0:
+        if renew(self._store, held.token, [job.id for job in held.jobs]) == 0:
             self.lost.set()
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
@@ -108,19 +114,19 @@ class JobsWork:
             if job.id in mine
         ]
         if done:
-            claims.finish(self._store, held.token, done)
+            finish(self._store, held.token, done)
         if rest := [job for job in self._chosen[len(outcomes) :] if job.id in mine]:
-            claims.put_back(self._store, held.token, rest)
+            put_back(self._store, held.token, rest)
 
     def put_back(self, error: str | None, *, unavailable: bool = False) -> None:
         """Puts all of them back."""
         held = self._claim.result()
-        claims.put_back(self._store, held.token, held.jobs, error=error, unavailable=unavailable)
+        put_back(self._store, held.token, held.jobs, error=error, unavailable=unavailable)
 
     def refuse(self, error: str) -> None:
         """Fails all of them."""
         held = self._claim.result()
-        claims.finish(self._store, held.token, [Done(job=job, error=error) for job in held.jobs])
+        finish(self._store, held.token, [Done(job=job, error=error) for job in held.jobs])
 
     def _done(self, job: ClaimedJob, outcome: Outcome) -> Done:
         if outcome.prediction is None:

@@ -30,6 +30,7 @@ from truthloop.errors import (
 from truthloop.logs import get_logger
 from truthloop.predict import claim as claims
 from truthloop.predict.hands import Hand, Hands
+from truthloop.predict.held import sweep
 from truthloop.predict.loaded import LoadedModels
 from truthloop.predict.wake import WakeUp, wake_up
 from truthloop.predict.work import Item, JobsWork, Outcome, Work
@@ -53,8 +54,6 @@ MAX_SLICE = 256
 MAX_RUN = 16
 # A model that can't be had is left to other workers for so long.
 WITHOUT_SECONDS = 30.0
-# A job that another transaction holds is passed over for so long.
-LOCKED_SECONDS = 1.0
 # Between two attempts while MongoDB doesn't answer.
 RETRY_SECONDS = 0.5
 # How long the thread that claims may take to end: enough for a claim that is being written.
@@ -95,7 +94,7 @@ class Worker:
         self._max_pixels = store.settings.max_image_pixels
         self._seconds: dict[str, float] = {}  # by model: for one image, lately
         self._without: dict[str, float] = {}  # by model: until when it is left to others
-        self._locked: dict[str, float] = {}  # by job's id: the same
+        self._locked: dict[str, float] = {}  # by job: until when it is passed over, since a transaction holds it
         self._writing: queue.SimpleQueue[tuple[Hand, list[Outcome]] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
 
@@ -158,13 +157,14 @@ class Worker:
                 wake.begin()
             ready()
             while not stop.is_set():
-                left = looked + LOOK_SECONDS - time.monotonic()
+                due = min([looked + LOOK_SECONDS, *self._locked.values()])
+                left = due - time.monotonic()
                 turn = self._hands.wait_for_turn(to_look, seconds=left, or_empty=until_empty and not to_look)
                 if turn.has_ended:
                     return
                 # A job that comes alone needs no look: neither for it, nor at once for others behind it.
                 new = turn.new if self._jobs and turn.is_empty and not to_look else None
-                is_due = time.monotonic() - looked >= LOOK_SECONDS
+                is_due = time.monotonic() >= due
                 if new is None and (turn.is_told or is_due or not to_look):
                     to_look |= kinds
                     looked = time.monotonic()
@@ -223,10 +223,8 @@ class Worker:
         # One that was begun before may be what has killed its worker: nothing else is in hand beside it.
         if self._begin(Hand(jobs, is_slice=False, is_alone=chosen[0].attempts > 1)):
             # Only now: images are decoded and the model runs while the claim is being written.
-            try:
-                jobs.take(self._name)
-            except claims.JobsLocked:  # which of them isn't known, so the next look begins behind the first
-                self._locked[chosen[0].id] = time.monotonic() + LOCKED_SECONDS
+            for job_id in jobs.take(self._name):
+                self._locked[job_id] = time.monotonic() + LOOK_SECONDS
 
     def _begin(self, hand: Hand) -> bool:
         """Loads the model, begins to decode and hands it all on; false if the worker has ended meanwhile."""
@@ -385,7 +383,7 @@ class Worker:
     def _sweep(self, done: threading.Event, alive: Callable[[], None]) -> None:
         while True:
             try:
-                claims.sweep(self._store)  # of all models, also of those that it doesn't work
+                sweep(self._store)  # of all models, also of those that it doesn't work
                 alive()
             except TruthloopError as error:
                 log.warning("sweep_waits", error=str(error))
@@ -396,10 +394,10 @@ class Worker:
 
 
 def _current(until: dict[str, float]) -> Collection[str]:
-    """The names whose time hasn't come; the others are forgotten."""
+    """The models or jobs whose time hasn't come; the others are forgotten."""
     now = time.monotonic()
-    for name in [name for name, end in until.items() if end <= now]:
-        del until[name]
+    for key in [key for key, end in until.items() if end <= now]:
+        del until[key]
     return until
 
 

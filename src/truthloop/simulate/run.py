@@ -148,6 +148,10 @@ class Simulation:
         """How long no job has come to its end."""
         return self._patience.waited if self._began and not self._ended else 0.0
 
+    def has(self, job_id: str) -> bool:
+        """Whether a job is known to be of this run."""
+        return job_id in self._book.entries
+
     def unseen(self, seen: Mapping[str, int]) -> int:
         """How many of the events that the check has read in the log a follower hasn't seen yet.
 

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self, TypeGuard, TypeVar
@@ -49,8 +50,14 @@ OLDEST_WIRE_VERSION = 17
 # How long a transaction may take with all of its repetitions. PyMongo's own limit of two minutes would hold up a
 # request, and its thread, while there is no primary, or while what a killed process has locked isn't free yet.
 TRANSACTION_SECONDS = 20.0
+# MongoDB's code for a change of what another transaction has changed since this one began.
+_WRITE_CONFLICT = 112
 # How long an operation waits for a server: an election or a restart of the embedded server takes a few seconds.
 SELECTION_MS = 10_000
+
+
+class Locked(Exception):
+    """Another transaction has changed what this one was to change, and may not have ended yet."""
 
 
 class Store:
@@ -120,7 +127,13 @@ class Store:
         if self._use is not None:
             self._use.release()
 
-    def transaction(self, work: Callable[[ClientSession], T], *, is_lasting: bool = True) -> T:
+    def transaction(
+        self,
+        work: Callable[[ClientSession], T],
+        *,
+        is_lasting: bool = True,
+        patience_seconds: float | None = None,
+    ) -> T:
         """Runs `work` in one transaction: all of its writes, or none.
 
         Args:
@@ -128,14 +141,29 @@ class Store:
                 touches nothing but the database.
             is_lasting: whether it returns only when nothing can undo it any more. Without, a crash or a failover
                 may undo it as a whole; a later lasting transaction that stands on it is undone with it, or fails.
+            patience_seconds: how long it is tried again while another transaction holds what it changes, which may
+                be one that a killed process has left and that the server ends only after a while. None: as long as
+                all of it may take.
 
         Raises:
+            Locked: patience is at its end.
             DatabaseUnavailable: as `errors`, or it can't be done within 20 s. Then it may yet have been done.
             DatabaseRefused, DiskFull: as `errors`.
         """
+        began = time.monotonic()
+
+        def attempt(session: ClientSession) -> T:
+            try:
+                return work(session)
+            except OperationFailure as error:
+                is_impatient = patience_seconds is not None and time.monotonic() - began >= patience_seconds
+                if is_impatient and error.code == _WRITE_CONFLICT:
+                    raise Locked from error
+                raise
+
         with self.errors(), pymongo.timeout(TRANSACTION_SECONDS), self.client.start_session() as session:
             return session.with_transaction(
-                work,
+                attempt,
                 read_concern=ReadConcern("snapshot"),
                 write_concern=WriteConcern("majority" if is_lasting else 1),
             )

@@ -102,7 +102,7 @@ class Use:
         try:
             lock = self._locks[0]
         except IndexError:
-            raise _Released("this use of the embedded MongoDB was released; call `use` again") from None
+            raise _Released from None
         if not _is_file_of(self._files.users_lock, lock):
             # The lock on a folder that is no more keeps nothing alive. A new one is followed; but an empty one
             # isn't made behind the back of a process that had data a moment ago.
@@ -112,7 +112,10 @@ class Use:
                     "workspace at its new place."
                 )
             self._locks.append(_hold(self._files))
-            os.close(self._locks.pop(0))
+            try:
+                os.close(self._locks.pop(0))
+            except IndexError:
+                raise _Released from None
         self.uri = _ensure_running(self._files, self._idle_seconds, on_wait)
         return self.uri
 
@@ -148,7 +151,10 @@ class Use:
 
 
 class _Released(ValueError):
-    """`ensure` was called on a use that was released."""
+    """`ensure` was called on a use that was released, or is just now."""
+
+    def __init__(self) -> None:
+        super().__init__("this use of the embedded MongoDB was released; call `use` again")
 
 
 def use(home: Path, *, idle_seconds: float, on_wait: Callable[[str], None] | None = None) -> Use:
