@@ -1,6 +1,8 @@
 """Runs the commands as a user does, as processes of their own."""
 
 import os
+import pty
+import re
 import signal
 import socket
 import subprocess
@@ -44,6 +46,30 @@ class Terminal:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+def on_a_terminal(terminal: Terminal, *arguments: str, into: Path | None = None) -> str:
+    """What a command writes to a terminal of 80 columns; its standard output may go into a file."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "wb", buffering=0) as screen, (into or Path(os.devnull)).open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "truthloop", *arguments],
+            env=terminal.environment | {"TERM": "xterm"},
+            stdin=subprocess.DEVNULL,
+            stdout=file if into is not None else screen,
+            stderr=screen,
+        )
+    written = b""
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        try:
+            while part := screen.read(65536):
+                written += part
+        except OSError:  # the other side is closed
+            pass
+    assert process.wait() == 0
+    # Without colours, and without lines that are overwritten.
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
+    return "\n".join(line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))
 
 
 def interrupt(process: "subprocess.Popen[str]") -> tuple[int, str]:

@@ -1,11 +1,7 @@
 """`truthloop failures`, as a user runs it."""
 
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cli.processes import Terminal
+from cli.processes import Terminal, on_a_terminal
 from truthloop.cli import failures_report
 from truthloop.failures.kinds import Kind
 from truthloop.failures.selection import Size
@@ -82,30 +78,6 @@ def test_the_stream_and_the_summary_agree_on_what_is_spurious(slice_terminal: Te
 
     assert len(lines) == sum(version["counts"]["spurious"] for version in told["model_versions"]) == 624
     assert not [line for line in lines if line.startswith(SWAPPED)]
-
-
-def on_a_terminal(terminal: Terminal, *arguments: str, into: Path | None = None) -> str:
-    """What a command writes to a terminal of 80 columns; its standard output may go into a file."""
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "wb", buffering=0) as screen, (into or Path(os.devnull)).open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "truthloop", *arguments],
-            env=terminal.environment | {"TERM": "xterm"},
-            stdin=subprocess.DEVNULL,
-            stdout=file if into is not None else screen,
-            stderr=screen,
-        )
-    written = b""
-    with os.fdopen(ours, "rb", buffering=0) as screen:
-        try:
-            while part := screen.read(65536):
-                written += part
-        except OSError:  # the other side is closed
-            pass
-    assert process.wait() == 0
-    # Without colours, and without lines that are overwritten.
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
-    return "\n".join(line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n"))
 
 
 def test_on_a_terminal_the_stream_fits_80_columns_and_nothing_stands_between_its_lines(

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from api.service import TOKEN
-from cli.processes import TIMEOUT_SECONDS, Terminal, wait_for
+from cli.processes import TIMEOUT_SECONDS, Terminal, on_a_terminal, wait_for
 from events.relays import relay_in_this_process
 from truthloop.cli import place
 from truthloop.events.record import COLLECTION
@@ -33,6 +33,8 @@ def test_a_run_tells_its_figures_and_that_nothing_is_lost(terminal: Terminal):
 
 
 def test_with_follow_and_json_the_log_is_beside_the_one_object_that_is_the_answer(terminal: Terminal):
+    terminal.answer("simulate", "--jobs", "10", "--models", "opencv_faces")  # whose events are not shown again
+
     done = terminal.run("simulate", "--jobs", "10", "--models", "opencv_faces", "--follow", "--json")
 
     assert done.returncode == 0, done.stderr
@@ -48,6 +50,14 @@ def test_with_follow_and_json_the_log_is_beside_the_one_object_that_is_the_answe
         verbs[line[1]].append(line[2])
     assert all(told[:1] == ["created"] for told in verbs.values())
     assert len(verbs) == report["acknowledged"] == 10
+
+
+def test_on_a_terminal_a_table_shows_how_far_it_is(terminal: Terminal):
+    told = on_a_terminal(terminal, "simulate", "--jobs", "200", "--rate", "60", "--models", "opencv_faces")
+
+    assert re.search(r"\d+ of 200 jobs .* a second", told)
+    assert re.search(r"succeeded \d+ .*under way \d+", told)
+    assert "Nothing is lost, nothing doubled, nothing out of order." in told
 
 
 def test_ctrl_c_ends_with_the_summary_of_what_was_so_far(terminal: Terminal, store: Store):
