@@ -113,7 +113,7 @@ class Worker:
                 loaded or fetched is not waited for.
             ready: called once when it begins to look for work.
             alive: called every few seconds, for as long as it reaches MongoDB.
-            until_empty: ends it also when nothing is left to do.
+            until_empty: ends it also when a look finds nothing to do and nothing is in hand.
         """
         self._hands = Hands()
         wake = None if until_empty else wake_up(self._store, self._hands.announce, models=self._models)
