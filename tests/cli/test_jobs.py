@@ -108,6 +108,14 @@ def test_a_prediction_that_is_stopped_by_ctrl_c_says_so_by_its_exit_code(empty: 
     assert read(empty, "batches", "list")["items"][0]["state"] == "running"
 
 
+def test_a_folder_is_no_image(filled: Terminal, pictures: Path) -> None:
+    done = filled.run("jobs", "submit", FACES, pictures)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{pictures} is a folder. Name a file" in done.stderr.replace("\n", " ")
+    assert read(filled, "jobs", "list")["items"] == []
+
+
 def test_a_result_that_has_not_come_says_what_it_waits_for_and_how_to_read_it_later(
     filled: Terminal, pictures: Path
 ) -> None:

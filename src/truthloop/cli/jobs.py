@@ -263,6 +263,8 @@ def _image(image: str | None) -> dict[str, Any]:
     path = Path(image)
     if path.is_file():
         return {"image": path.read_bytes()}
+    if path.is_dir():
+        raise FileRefused(f"{image} is a folder. Name a file; for many images there is `truthloop predict`.")
     if path.suffix or path.name != image:
         raise FileRefused(f"There is no file {image}. Name one, or the id of an image of the workspace.")
     return {"image_id": image}
