@@ -73,7 +73,14 @@ def _proxy(address: str, fate_of: Callable[[str, str], str]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with forward, serving(Handler) as its_address:
+        yield its_address
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server of this process; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -81,4 +88,3 @@ def _proxy(address: str, fate_of: Callable[[str, str], str]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-            forward.close()

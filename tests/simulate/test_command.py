@@ -3,17 +3,17 @@
 import json
 import re
 import signal
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from api.service import TOKEN
 from cli.processes import TIMEOUT_SECONDS, Terminal, on_a_terminal, wait_for
 from events.relays import relay_in_this_process
+from simulate.flaky import serving
 from truthloop.cli import place
 from truthloop.events.record import COLLECTION
 from truthloop.predict.documents import JOBS
@@ -119,14 +119,8 @@ def foreign(body: bytes) -> Iterator[tuple[str, list[str | None]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", tokens
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as its_address:
+        yield its_address, tokens
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, count, messages, number_of, percent, write, write_json
+from truthloop.cli.screen import console, count, messages, number_of, percent, tell_of_more, write, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ def list_datasets(
     else:
         console().print(_table(page))
         if page.next is not None:
-            messages().print(f"There are more: truthloop dataset list --after {page.next}", style="dim")
+            tell_of_more("dataset list", page.next, limit=limit, default_limit=DEFAULT_LIMIT)
 
 
 @app.command("show")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, messages, number_of, write
+from truthloop.cli.screen import console, messages, number_of, tell_of_more, write
 
 if TYPE_CHECKING:
     from truthloop.events.documents import Event
@@ -79,11 +79,14 @@ def list_events(
         if wanted and not written:
             _say_that_there_are_none(wanted)
         if not as_json and next(left, None) is not None:
-            messages().print(
-                f"There are more: truthloop events --after {after}{_options(wanted, limit)}",
-                style="dim",
-                markup=False,
-                soft_wrap=True,
+            tell_of_more(
+                "events",
+                after,
+                limit=limit,
+                default_limit=DEFAULT_LIMIT,
+                entity=entity,
+                subject=subject,
+                type=type_,
             )
 
 
@@ -97,18 +100,6 @@ def _log(workspace: "Workspace", after: str | None, enough: int | None) -> "Iter
         after = page.next
         if after is None:
             return
-
-
-def _options(wanted: "Wanted", limit: int) -> str:
-    import shlex
-
-    given = {
-        "--entity": wanted.entity,
-        "--subject": wanted.subject,
-        "--type": wanted.type,
-        "--limit": str(limit) if limit != DEFAULT_LIMIT else None,
-    }
-    return "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
 
 
 def _say_that_there_are_none(wanted: "Wanted") -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, count, messages, number_of, write, write_file, write_json
+from truthloop.cli.screen import console, count, messages, number_of, tell_of_more, write, write_file, write_json
 from truthloop.errors import FileRefused, NotFound
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def list_jobs(
     else:
         console().print(_jobs_table(page))
         if page.next is not None:
-            _tell_of_more("jobs list", page.next, limit=limit, state=state, model=model)
+            tell_of_more(
+                "jobs list", page.next, limit=limit, default_limit=DEFAULT_LIMIT, state=state, model=model
+            )
 
 
 @app.command("show")
@@ -191,7 +193,7 @@ def list_batches(
     else:
         console().print(_batches_table(page))
         if page.next is not None:
-            _tell_of_more("batches list", page.next, limit=limit, state=state)
+            tell_of_more("batches list", page.next, limit=limit, default_limit=DEFAULT_LIMIT, state=state)
 
 
 @batches.command("show")
@@ -242,20 +244,6 @@ def batch_results(
                 return
 
 
-def _tell_of_more(command: str, after: str, *, limit: int, **only: str | None) -> None:
-    """Names the command that lists the next page of the same list."""
-    import shlex
-
-    given = {**only, "limit": str(limit) if limit != DEFAULT_LIMIT else None}
-    options = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
-    messages().print(
-        f"There are more: truthloop {command} --after {after}{options}",
-        style="dim",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
 def _image(image: str | None) -> dict[str, Any]:
     """What was named: a file, which is stored with the job, or an image of the workspace."""
     if image is None:
@@ -288,17 +276,18 @@ def _wait_and_show(
     try:
         found = workspace.jobs.result(job_id)
     except NotFound as error:
-        if not as_json and workspace.jobs.get(job_id).state == "queued":
+        if as_json:
+            raise
+        if told:  # why it waits has been said above; a program reads it in the problem
+            raise NotFound(re.sub(f": {re.escape(told[-1])}$", ".", str(error))) from error
+        if workspace.jobs.get(job_id).state == "queued":
             messages().print(
                 "It waits for a worker: `truthloop up` has one, `truthloop worker` is one. "
                 f"Then: truthloop jobs result {job_id} --wait 60",
                 markup=False,
                 soft_wrap=True,
             )
-        if as_json or not told:
-            raise
-        # Why it waits has been said above; a program reads it in the problem.
-        raise NotFound(re.sub(f": {re.escape(told[-1])}$", ".", str(error))) from error
+        raise
     if plot is not None:
         write_file(plot, workspace.jobs.picture(job_id))
     if as_json:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 
+from truthloop.errors import FileRefused
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -138,10 +140,27 @@ def write_file(path: "Path", data: bytes) -> None:
     Raises:
         FileRefused: it can't be written.
     """
-    from truthloop.errors import FileRefused
-
     try:
         path.write_bytes(data)
     except OSError as error:
         raise FileRefused(f"{path} can't be written: {error.strerror}. Name another file.") from error
     messages().print(f"Wrote {path}.", markup=False, soft_wrap=True)
+
+
+def tell_of_more(command: str, after: object, *, limit: int, default_limit: int, **only: str | None) -> None:
+    """Names the command that lists the next page of the same list.
+
+    Args:
+        command: the one that listed this page, such as `jobs list`.
+        after: where the next page begins.
+        limit: of this page.
+        default_limit: the one that need not be named.
+        only: by which options the list was narrowed; None for those that weren't given.
+    """
+    import shlex
+
+    given = {**only, "limit": str(limit) if limit != default_limit else None}
+    options = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
+    messages().print(
+        f"There are more: truthloop {command} --after {after}{options}", style="dim", markup=False, soft_wrap=True
+    )

@@ -237,11 +237,11 @@ def _followed(
 
     def flush() -> None:
         # Others' jobs stand in the log, too, and an event can be here before the answer to who made its job.
+        ours: list[Event] = []
         with lock:
-            ours = [event for event in kept if simulation.has(event.subject)]
-            others = [event for event in kept if not simulation.has(event.subject)]
-            kept.clear()
-            kept.extend(others)
+            for _ in range(len(kept)):
+                event = kept.popleft()
+                (ours if simulation.has(event.subject) else kept).append(event)
         written = "".join(f"{text(event)}\n" for event in ours)
         if written:
             out = sys.stderr if as_json else sys.stdout  # the answer is alone on the standard output

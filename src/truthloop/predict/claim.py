@@ -58,6 +58,16 @@ def held_by(token: str, job_ids: Sequence[str]) -> Document:
     return {"_id": {"$in": [*job_ids]}, "state": JobState.RUNNING, "lease.claim": token}
 
 
+def of_models(models: Collection[str] | None, without: Collection[str]) -> Document:
+    """A query for what is of these models, None for any, and not of those."""
+    wanted: Document = {}
+    if models is not None:
+        wanted["$in"] = [*models]
+    if without:
+        wanted["$nin"] = [*without]
+    return {"model": wanted} if wanted else {}
+
+
 def look(
     store: Store,
     *,
@@ -80,11 +90,6 @@ def look(
     Returns:
         Nothing where nothing waits.
     """
-    wanted: Document = {}
-    if models is not None:
-        wanted["$in"] = [*models]
-    if without:
-        wanted["$nin"] = [*without]
     query: Document = {
         "state": JobState.QUEUED,
         "$expr": {
@@ -93,9 +98,8 @@ def look(
                 {"$or": [{"$eq": [{"$ifNull": ["$deadline_at", None]}, None]}, {"$gt": ["$deadline_at", NOW]}]},
             ]
         },
+        **of_models(models, without),
     }
-    if wanted:
-        query["model"] = wanted
     if locked:
         query["_id"] = {"$nin": [*locked]}
     with store.errors():

@@ -233,7 +233,7 @@ def _put_back(store: Store, token: str, job: ClaimedJob, error: str | None, *, e
 
     def work(session: ClientSession) -> Document | None:
         if error is not None and job.attempts >= MAX_ATTEMPTS:
-            return _fail(store, session, job, f"Tried {job.attempts} times. {error}", where=where)
+            return _fail(store, session, job.id, f"Tried {job.attempts} times. {error}", where=where)
         counted: Document = {"error": {"$literal": error}}
         if error is None:
             counted = _NOT_STARTED
@@ -252,7 +252,7 @@ def _put_off(store: Store, token: str, job: ClaimedJob, error: str) -> bool:
 
     def work(session: ClientSession) -> Document | None:
         too_long = {**where, "$expr": {"$gte": [away_ms, round(AWAY_AT_MOST_SECONDS * 1000)]}}
-        failed = _fail(store, session, job, f"It has waited for more than an hour. {error}", where=too_long)
+        failed = _fail(store, session, job.id, f"It has waited for more than an hour. {error}", where=too_long)
         if failed is not None:
             return failed
         delay_ms = {"$min": [AWAY_SECONDS * 1000, {"$max": [RETRY_SECONDS * 1000, away_ms]}]}
@@ -264,17 +264,23 @@ def _put_off(store: Store, token: str, job: ClaimedJob, error: str) -> bool:
 
 
 def _fail(
-    store: Store, session: ClientSession, job: ClaimedJob, error: str, *, where: Document
+    store: Store,
+    session: ClientSession,
+    job_id: str,
+    error: str,
+    *,
+    was: JobState = JobState.RUNNING,
+    where: Document,
 ) -> Document | None:
     return change(
         store,
         session,
-        job.id,
+        job_id,
         verb="failed",
-        expected=[JobState.RUNNING],
+        expected=[was],
         state=JobState.FAILED,
         set={"finished_at": NOW, "error": {"$literal": error}},
-        unset=["lease", "deadline_at", "away_since"],
+        unset=["lease", "due_at", "deadline_at", "away_since"],
         where=where,
     )
 
@@ -307,17 +313,9 @@ def _fail_overdue(store: Store, job: Document) -> bool:
     if job["error"] is not None:  # why it was put back
         error = f"{error} {job['error']}"
 
+    where = {"$expr": {"$lte": ["$deadline_at", NOW]}}
+
     def work(session: ClientSession) -> Document | None:
-        return change(
-            store,
-            session,
-            job["_id"],
-            verb="failed",
-            expected=[JobState.QUEUED],
-            state=JobState.FAILED,
-            set={"finished_at": NOW, "error": {"$literal": error}},
-            unset=["due_at", "deadline_at"],
-            where={"$expr": {"$lte": ["$deadline_at", NOW]}},
-        )
+        return _fail(store, session, job["_id"], error, was=JobState.QUEUED, where=where)
 
     return store.transaction(work) is not None

@@ -12,6 +12,7 @@ from truthloop.logs import get_logger
 from truthloop.monitor.read import is_image_id
 from truthloop.predict.batch_change import OPEN, change_batch, fail_batch, record_batch
 from truthloop.predict.change import NOW
+from truthloop.predict.claim import of_models
 from truthloop.predict.documents import BATCHES, MAX_ATTEMPTS, RESULTS, BatchState
 from truthloop.predict.jobs import MAX_PAGE
 from truthloop.predict.record import PREDICTIONS, recorded_of
@@ -57,16 +58,9 @@ def claim_slice(
     Returns:
         None where there is nothing to take.
     """
-    query: Document = {"state": {"$in": [*OPEN]}}
+    query: Document = {"state": {"$in": [*OPEN]}, **of_models(models, without)}
     if batch_id is not None:
         query["_id"] = batch_id
-    wanted: Document = {}
-    if models is not None:
-        wanted["$in"] = [*models]
-    if without:
-        wanted["$nin"] = [*without]
-    if wanted:
-        query["model"] = wanted
     lapsed = {"$filter": {"input": "$slices", "cond": {"$lte": ["$$this.expires_at", NOW]}}}
     waiting = {"$size": {"$filter": {"input": "$slices", "cond": waits("$$this")}}}
     with store.errors():
