@@ -253,6 +253,7 @@ def test_who_waits_for_a_job_or_a_batch_is_told_that_its_model_can_t_be_had(
     assert f"of the model {ssd} can't be fetched" in told
     assert (once.returncode, once.stderr.count("can't be fetched")) == (1, told.count("can't be fetched"))
     assert re.search(r"^Error: .* has no result yet; it is (queued|running)\.$", once.stderr, re.MULTILINE)
+    assert "It waits for a worker" not in once.stderr
     [missing] = [line for line in errors.splitlines() if "models_not_there" in line]
     assert ssd in missing
     assert folder in missing

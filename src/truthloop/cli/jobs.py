@@ -280,7 +280,8 @@ def _wait_and_show(
             raise
         if told:  # why it waits has been said above; a program reads it in the problem
             raise NotFound(re.sub(f": {re.escape(told[-1])}$", ".", str(error))) from error
-        if workspace.jobs.get(job_id).state == "queued":
+        job = workspace.jobs.get(job_id)
+        if job.state == "queued" and job.error is None:  # else the error says why it waits
             messages().print(
                 "It waits for a worker: `truthloop up` has one, `truthloop worker` is one. "
                 f"Then: truthloop jobs result {job_id} --wait 60",
