@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self, TypeGuard, TypeVar
 
 import pymongo
+from bson import Timestamp
 from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
@@ -72,6 +73,8 @@ class Store:
         self._uri = uri
         self._keeper = _KeepsServerUp(self._revive)
         self._reconnecting = threading.Lock()
+        self._noting = threading.Lock()
+        self._seen: Timestamp | None = None  # when the last transaction was that didn't wait to be lasting
         self._connect()
 
     @property
@@ -141,6 +144,7 @@ class Store:
                 touches nothing but the database.
             is_lasting: whether it returns only when nothing can undo it any more. Without, a crash or a failover
                 may undo it as a whole; a later lasting transaction that stands on it is undone with it, or fails.
+                Later transactions of this store see it; untold, the server may let one begin as of before it.
             patience_seconds: how long it is tried again while another transaction holds what it changes, which may
                 be one that a killed process has left and that the server ends only after a while. None: as long as
                 all of it may take.
@@ -162,11 +166,17 @@ class Store:
                 raise
 
         with self.errors(), pymongo.timeout(TRANSACTION_SECONDS), self.client.start_session() as session:
-            return session.with_transaction(
+            if self._seen is not None:
+                session.advance_operation_time(self._seen)
+            done = session.with_transaction(
                 attempt,
                 read_concern=ReadConcern("snapshot"),
                 write_concern=WriteConcern("majority" if is_lasting else 1),
             )
+            if not is_lasting and (now := session.operation_time) is not None:
+                with self._noting:
+                    self._seen = now if self._seen is None else max(self._seen, now)
+            return done
 
     def find_lasting(
         self,
