@@ -114,10 +114,12 @@ def loaded(*models: TinyModel) -> LoadedModels:
 
 
 @contextmanager
-def working(worker: Worker) -> Iterator[threading.Event]:
+def working(worker: Worker, *, alive: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
     """A worker on a thread; what is given stops it, and so does the end."""
     stop, ready = threading.Event(), threading.Event()
-    thread = threading.Thread(target=worker.run, args=(stop,), kwargs={"ready": ready.set}, daemon=True)
+    thread = threading.Thread(
+        target=worker.run, args=(stop,), kwargs={"ready": ready.set, "alive": alive}, daemon=True
+    )
     thread.start()
     try:
         assert ready.wait(30)

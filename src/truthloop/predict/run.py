@@ -52,7 +52,7 @@ def run_worker(
         pull: fetches the files of these models, or of all that the catalogue has, before it is ready.
         threads: how many read and decode images; by default one for each processor.
         ready: called once when it looks for work.
-        alive: called every few seconds, for as long as it reaches MongoDB.
+        alive: called every few seconds, for as long as it reaches MongoDB and its model answers.
 
     Raises:
         NotFound: one of the models isn't in the catalogue.

@@ -56,6 +56,8 @@ MAX_RUN = 16
 WITHOUT_SECONDS = 30.0
 # Between two attempts while MongoDB doesn't answer.
 RETRY_SECONDS = 0.5
+# A model that has not answered for so long is not waited for any more: what it was given goes back.
+STUCK_SECONDS = 600.0
 # How long the thread that claims may take to end: enough for a claim that is being written.
 JOIN_SECONDS = 1.0
 
@@ -96,6 +98,7 @@ class Worker:
         self._without: dict[str, float] = {}  # by model: until when it is left to others
         self._locked: dict[str, float] = {}  # by job: until when it is passed over, since a transaction holds it
         self._writing: queue.SimpleQueue[tuple[Hand, list[Outcome]] | None] = queue.SimpleQueue()
+        self._running: tuple[Hand, float] | None = None  # what the model is running, and since when
         self._failure: BaseException | None = None
 
     def run(
@@ -112,7 +115,7 @@ class Worker:
             stop: ends it, within about a second and the time of one run of the model; a model that is being
                 loaded or fetched is not waited for.
             ready: called once when it begins to look for work.
-            alive: called every few seconds, for as long as it reaches MongoDB.
+            alive: called every few seconds, for as long as it reaches MongoDB and its model answers.
             until_empty: ends it also when a look finds nothing to do and nothing is in hand.
         """
         self._hands = Hands()
@@ -290,9 +293,11 @@ class Worker:
         while len(outcomes) < len(hand.work.items):
             if stop.is_set() or hand.work.lost.is_set():
                 return outcomes
-            began = time.perf_counter()
+            began = time.monotonic()
+            self._running = (hand, began)
             outcomes += self._run_batch(model, hand.next(size, self._submit))
-            spent += time.perf_counter() - began
+            self._running = None
+            spent += time.monotonic() - began
             hand.work.taken.wait()  # no more than one run is made for what another may have taken
             while hand.is_slice and (job := self._hands.next_job()) is not None:
                 self._run(stop, job)
@@ -369,10 +374,31 @@ class Worker:
     # -- renewing leases, on its own thread
 
     def _keep(self, done: threading.Event) -> None:
+        given_up: Hand | None = None
         while not done.wait(self._beat_seconds()):
-            for hand in self._hands.held():
-                with suppress(TruthloopError):  # the server may come back before the lease has run out
-                    hand.work.renew()
+            stuck = self._stuck()
+            if stuck is None:
+                for hand in self._hands.held():
+                    with suppress(TruthloopError):  # the server may come back before the lease has run out
+                        hand.work.renew()
+            elif stuck is not given_up:
+                given_up = stuck
+                self._give_up(stuck)
+
+    def _stuck(self) -> Hand | None:
+        """What the model has been running for so long that it may never answer."""
+        running = self._running
+        return running[0] if running and time.monotonic() - running[1] > STUCK_SECONDS else None
+
+    def _give_up(self, stuck: Hand) -> None:
+        """Puts back all that is in hand, and takes nothing before the model has answered after all."""
+        error = f"{stuck.work.model} has not answered for {STUCK_SECONDS:g} s."
+        log.error("model_stuck", error=f"{error} Restart this worker: it takes nothing until then.")
+        self._hands.empty_first()
+        for hand in self._hands.held():
+            hand.work.lost.set()
+            with suppress(TruthloopError):  # else its lease runs out
+                hand.work.put_back(error if hand is stuck else None)
 
     def _beat_seconds(self) -> float:
         return min(self._store.settings.job_lease_seconds / 3, LOOK_SECONDS)
@@ -384,7 +410,8 @@ class Worker:
         while True:
             try:
                 sweep(self._store)  # of all models, also of those that it doesn't work
-                alive()
+                if self._stuck() is None:
+                    alive()
             except TruthloopError as error:
                 log.warning("sweep_waits", error=str(error))
             except Exception:
