@@ -11,8 +11,10 @@ import pytest
 
 from models.sources import file_of
 from truthloop.errors import Conflict, FileRefused, ModelRefused, NotFound
+from truthloop.models.add import add_model
 from truthloop.models.catalogue import Catalogue, parse_entry, read_entry, shipped_entries
-from truthloop.models.files import place, users_folder
+from truthloop.models.files import place
+from truthloop.models.folders import users_folder
 from truthloop.models.load import load_model
 from truthloop.settings import Settings
 
@@ -60,7 +62,7 @@ def test_an_unknown_name_gets_those_there_are(folders: Settings) -> None:
 
 
 def test_an_added_model_is_there_for_the_next_process_and_works(folders: Settings, photograph: Any) -> None:
-    Catalogue.open(folders).add(parse_entry(eyes()), [EYES])
+    add_model(folders, parse_entry(eyes()), [EYES])
 
     catalogue = Catalogue.open(folders)
     found = load_model(folders, catalogue.entry("eyes"), fetch=False).predict(photograph("face.jpg"))
@@ -79,15 +81,15 @@ def test_an_entry_may_lie_in_the_folder_of_the_setting(folders: Settings, tmp_pa
 
 
 def test_adding_the_same_again_changes_nothing(folders: Settings) -> None:
-    first = Catalogue.open(folders).add(parse_entry(eyes()), [EYES])
+    first = add_model(folders, parse_entry(eyes()), [EYES])
 
-    assert Catalogue.open(folders).add(parse_entry(eyes()), [EYES]) == first
+    assert add_model(folders, parse_entry(eyes()), [EYES]) == first
     assert len(Catalogue.open(folders).entries()) == len(shipped_entries()) + 1
 
 
 def test_a_name_is_one_model(folders: Settings) -> None:
     with pytest.raises(Conflict, match="There is a model opencv_faces already"):
-        Catalogue.open(folders).add(parse_entry(eyes(name="opencv_faces")), [EYES])
+        add_model(folders, parse_entry(eyes(name="opencv_faces")), [EYES])
 
 
 def test_a_file_s_name_is_one_file(folders: Settings) -> None:
@@ -95,19 +97,19 @@ def test_a_file_s_name_is_one_file(folders: Settings) -> None:
     entry = parse_entry(eyes(file=file_of(EYES.read_bytes(), name=name).model_dump()))
 
     with pytest.raises(Conflict, match=f"face_short_range has another file {name}"):
-        Catalogue.open(folders).add(entry, [EYES])
+        add_model(folders, entry, [EYES])
 
 
 def test_a_file_that_is_not_the_entry_s_is_refused_by_name(folders: Settings, tmp_path: Path) -> None:
     (tmp_path / "other.xml").write_text("<other/>")
 
     with pytest.raises(ModelRefused, match=r"other\.xml has the SHA-256 [0-9a-f]+, but the entry eyes names"):
-        Catalogue.open(folders).add(parse_entry(eyes()), [tmp_path / "other.xml"])
+        add_model(folders, parse_entry(eyes()), [tmp_path / "other.xml"])
 
 
 def test_a_missing_file_without_a_source_is_refused(folders: Settings) -> None:
     with pytest.raises(ModelRefused, match=f"The entry's file {EYES.name} is missing. Name it with --file"):
-        Catalogue.open(folders).add(parse_entry(eyes()))
+        add_model(folders, parse_entry(eyes()))
 
 
 def test_a_model_that_does_not_run_as_the_entry_says_is_not_added(folders: Settings, shared_data: Path) -> None:
@@ -118,7 +120,7 @@ def test_a_model_that_does_not_run_as_the_entry_says_is_not_added(folders: Setti
     )
 
     with pytest.raises(ModelRefused, match=r"^input: the model mine takes images of shape 256×256×3"):
-        Catalogue.open(folders).add(wrong, [path])
+        add_model(folders, wrong, [path])
     assert not users_folder().exists()
 
 
@@ -223,12 +225,11 @@ def test_an_entry_with_a_shipped_name_changes_nothing_and_is_told(folders: Setti
 
 def test_adding_a_model_mends_its_broken_entry(folders: Settings) -> None:
     place(users_folder() / "eyes.model.json", b"{")
-    catalogue = Catalogue.open(folders)
-    catalogue.add(parse_entry(eyes()), [EYES])
+    add_model(folders, parse_entry(eyes()), [EYES])
 
-    for each in (catalogue, Catalogue.open(folders)):
-        assert each.unusable() == []
-        assert each.entry("eyes").name == "eyes"
+    catalogue = Catalogue.open(folders)
+    assert catalogue.unusable() == []
+    assert catalogue.entry("eyes").name == "eyes"
 
 
 def test_the_documented_example_is_a_valid_entry_that_works(folders: Settings) -> None:
@@ -237,4 +238,4 @@ def test_the_documented_example_is_a_valid_entry_that_works(folders: Settings) -
 
     entry = parse_entry(json.loads(example))
 
-    assert Catalogue.open(folders).add(entry, [EYES]).name == "eyes.model.json"
+    assert add_model(folders, entry, [EYES]).name == "eyes.model.json"

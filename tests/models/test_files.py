@@ -11,7 +11,8 @@ from models.sources import Server, file_of, serving
 from truthloop.errors import FileRefused, ModelRefused, ModelUnavailable
 from truthloop.models.catalogue import Catalogue
 from truthloop.models.documents import CatalogueEntry, ModelFile
-from truthloop.models.files import cache_folder, file_states, place, read_file, users_folder
+from truthloop.models.files import file_states, place, read_file
+from truthloop.models.folders import cache_folder, users_folder
 from truthloop.models.load import load_model
 from truthloop.settings import Settings
 

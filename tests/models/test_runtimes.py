@@ -17,8 +17,9 @@ from models.tiny_onnx import flatten_model
 from truthloop.errors import ModelRefused
 from truthloop.models.catalogue import shipped_entries
 from truthloop.models.documents import CatalogueEntry, ImageInput, Pixels
+from truthloop.models.load import open_runtime
 from truthloop.models.prepare import prepare
-from truthloop.models.runtime import Input, Outputs, Runtime, open_runtime
+from truthloop.models.runtime import Input, Outputs, Runtime
 
 IMAGES = ("face.jpg", "grace_hopper.jpg", "cow.jpg")
 
@@ -268,7 +269,7 @@ import os, sys
 from pathlib import Path
 from typing import Any
 from truthloop.models.catalogue import shipped_entries
-from truthloop.models.runtime import open_runtime
+from truthloop.models.load import open_runtime
 for entry in shipped_entries():
     open_runtime(entry, entry.file and (Path(sys.argv[1]) / entry.file.name).read_bytes())
 os.write(2, b"still there")

@@ -137,14 +137,15 @@ def add(
     Which file is which is told by its SHA-256. The model is run once, so that a wrong entry shows at once.
     """
     from truthloop.cli.screen import waiting
-    from truthloop.models.catalogue import Catalogue, read_entry
+    from truthloop.models.add import add_model
+    from truthloop.models.catalogue import read_entry
     from truthloop.models.show import show_model
     from truthloop.settings import load_settings
 
     settings = load_settings()
     read = read_entry(entry)
     with waiting(f"Trying {read.name} ..."):
-        place = Catalogue.open(settings).add(read, files or ())
+        place = add_model(settings, read, files or ())
     if as_json:
         write_json(show_model(settings, read.name))
         return

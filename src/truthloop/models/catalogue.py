@@ -1,7 +1,7 @@
 """The models there are: those that ship with Truthloop, and the user's own."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -10,9 +10,9 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from truthloop.errors import Conflict, FileRefused, ModelRefused, NotFound
+from truthloop.errors import FileRefused, ModelRefused, NotFound
 from truthloop.models.documents import CatalogueEntry
-from truthloop.models.files import is_file_there, place, read_file, users_folder
+from truthloop.models.folders import folders_of_people
 from truthloop.settings import Settings
 
 # What follows the name of a model in the name of its entry's file; other JSON files lie about in such folders.
@@ -34,12 +34,10 @@ class Catalogue:
 
     def __init__(
         self,
-        settings: Settings,
         entries: Sequence[CatalogueEntry],
         own: frozenset[str],
         unusable: Sequence[Unusable] = (),
     ) -> None:
-        self._settings = settings
         self._entries = {entry.name: entry for entry in entries}
         self._own = own
         self._unusable = tuple(unusable)
@@ -57,7 +55,7 @@ class Catalogue:
         entries = {entry.name: entry for entry in shipped_entries()}
         own: dict[str, Path] = {}
         unusable = []
-        for folder in [folder for folder in (settings.models, users_folder()) if folder is not None]:
+        for folder in folders_of_people(settings):
             for path in _entry_files(folder):
                 try:
                     entry = read_entry(path)
@@ -73,7 +71,7 @@ class Catalogue:
                     continue
                 entries[entry.name] = entry
                 own.setdefault(entry.name, path)
-        return cls(settings, list(entries.values()), frozenset(own), unusable)
+        return cls(list(entries.values()), frozenset(own), unusable)
 
     def entries(self) -> list[CatalogueEntry]:
         """All entries: the shipped ones first, then the user's own by name."""
@@ -104,49 +102,6 @@ class Catalogue:
         """Whether the user has added it, and it didn't ship with Truthloop."""
         return name in self._own
 
-    def add(self, entry: CatalogueEntry, files: Sequence[Path] = ()) -> Path:
-        """Puts an entry and its files into the user's folder.
-
-        Args:
-            entry: what describes the model.
-            files: its files, in any order, each known by its SHA-256. One that is left out must be found or
-                fetched when the model is used.
-
-        Returns:
-            The entry's file in the user's folder.
-
-        Raises:
-            Conflict: a model has that name already, or a file has the name of another model's.
-            ModelRefused: a file isn't one of the entry's, one is missing and the entry says no source, or the
-                model doesn't run as the entry says; the text names the field.
-            FileRefused: a file can't be read.
-        """
-        known = self._entries.get(entry.name)
-        if known is not None and known != entry:
-            raise Conflict(f"There is a model {entry.name} already. Give this one another name.")
-        for other in self._entries.values():
-            for file in other.files:
-                if any(file.name == mine.name and file.sha256 != mine.sha256 for mine in entry.files):
-                    raise Conflict(f"{other.name} has another file {file.name}. Give this one another name.")
-        contents = _sorted_out(entry, files)
-        for file in entry.files:
-            has_source = file.url is not None or file.wheel is not None
-            if file.name not in contents and not has_source and not is_file_there(self._settings, file):
-                raise ModelRefused(
-                    f"The entry's file {file.name} is missing. Name it with --file, or add a url to the entry."
-                )
-        _try(self._settings, entry, contents)
-        folder = users_folder()
-        for name, data in contents.items():
-            place(folder / name, data)
-        path = folder / (entry.name + SUFFIX)
-        # Last, so that an entry that is there has its files.
-        place(path, (entry.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode())
-        self._entries[entry.name] = entry
-        self._own |= {entry.name}
-        self._unusable = tuple(bad for bad in self._unusable if bad.path != path)
-        return path
-
 
 @cache
 def shipped_entries() -> tuple[CatalogueEntry, ...]:
@@ -162,7 +117,7 @@ def read_entry(path: Path) -> CatalogueEntry:
         FileRefused: it can't be read.
         ModelRefused: it is no valid entry; the text and `errors` name the fields.
     """
-    data = _read(path, limit=MAX_ENTRY_BYTES)
+    data = read_named(path, limit=MAX_ENTRY_BYTES)
     try:
         document = json.loads(data)
     except ValueError as error:
@@ -204,42 +159,12 @@ def _entry_files(folder: Path) -> list[Path]:
         raise FileRefused(f"{folder} can't be read: {error.strerror}. Make it readable.") from error
 
 
-def _sorted_out(entry: CatalogueEntry, files: Sequence[Path]) -> dict[str, bytes]:
-    """The content of each file under the name that the entry gives it."""
-    import hashlib
+def read_named(path: Path, *, limit: int | None = None) -> bytes:
+    """The content of a file that somebody has named.
 
-    names = {file.sha256: file.name for file in entry.files}
-    contents = {}
-    for path in files:
-        data = _read(path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 not in names:
-            wanted = " or ".join(f"{file.sha256} ({file.name})" for file in entry.files) or "no file at all"
-            raise ModelRefused(
-                f"{path} has the SHA-256 {sha256}, but the entry {entry.name} names {wanted}. "
-                "Name the right file, or correct the entry."
-            )
-        contents[names[sha256]] = data
-    return contents
-
-
-def _try(settings: Settings, entry: CatalogueEntry, contents: Mapping[str, bytes]) -> None:
-    """Runs a model once, on a batch of nothing, where all its files are here: a wrong entry shows at once."""
-    import numpy as np
-
-    from truthloop.models.load import assemble
-
-    whole = dict(contents)
-    for file in entry.files:
-        if file.name not in whole:
-            if not is_file_there(settings, file):
-                return
-            whole[file.name] = read_file(settings, entry, file, fetch=False)
-    model = assemble(entry, whole)
-    model.run([model.prepare(np.zeros((48, 64, 3), np.uint8))] * model.batch_size)
-
-
-def _read(path: Path, *, limit: int | None = None) -> bytes:
+    Raises:
+        FileRefused: it can't be read, or has more bytes than `limit`.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(-1 if limit is None else limit + 1)

@@ -9,39 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
 from truthloop.errors import FileRefused, ModelRefused, ModelUnavailable
+from truthloop.models.catalogue import Catalogue
 from truthloop.models.documents import CatalogueEntry, ModelFile
 from truthloop.models.fetch import FetchFailed, Progress, fetch_file, quiet
+from truthloop.models.folders import cache_folder, folders_of_people
 from truthloop.settings import Settings
-
-APP = "truthloop"
-
-
-def users_folder() -> Path:
-    """Where the user's own entries and their files are."""
-    return platformdirs.user_data_path(APP) / "models"
-
-
-def cache_folder() -> Path:
-    """Where fetched files are, for all of the user's processes."""
-    return platformdirs.user_cache_path(APP) / "models"
-
-
-def folder_for(settings: Settings) -> Path:
-    """The folder that errors name as the place for a file: TRUTHLOOP_MODELS where it is set, else the cache."""
-    return settings.models or cache_folder()
-
-
-def missing_folder(settings: Settings) -> str | None:
-    """What is to be said where TRUTHLOOP_MODELS names a folder that isn't there; else None."""
-    if settings.models is None or settings.models.is_dir():
-        return None
-    return (
-        f"TRUTHLOOP_MODELS is {settings.models}, which is no folder. Make it and put the models' files there, or "
-        "unset it."
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +98,8 @@ def place(path: Path, data: bytes) -> None:
         raise FileRefused(f"{path} can't be written: {error.strerror}. Make its folder writable.") from error
 
 
-def _folders(settings: Settings) -> list[Path]:
-    """Where people put files, in the order of looking; the cache comes after them."""
-    return [folder for folder in (settings.models, users_folder()) if folder is not None]
-
-
 def _state(settings: Settings, file: ModelFile) -> FileState:
-    for folder in [*_folders(settings), cache_folder()]:
+    for folder in [*folders_of_people(settings), cache_folder()]:
         path = folder / file.name
         data = _read(path)
         if data is not None:
@@ -142,7 +110,7 @@ def _state(settings: Settings, file: ModelFile) -> FileState:
 
 def _verified(settings: Settings, file: ModelFile) -> bytes | None:
     """The bytes, where the file is in one of the folders."""
-    for folder in _folders(settings):
+    for folder in folders_of_people(settings):
         data = _read(folder / file.name)
         if data is not None:
             sha256 = hashlib.sha256(data).hexdigest()
@@ -172,8 +140,6 @@ def _unavailable(settings: Settings, entry: CatalogueEntry, file: ModelFile, wha
 
     It stands in jobs and events and on many screens, so SHA-256s and addresses are left to `models show`.
     """
-    from truthloop.models.catalogue import Catalogue  # which asks this module whether files are there
-
     missing = [each.name for each in entry.files if not is_file_there(settings, each)]
     others = [
         other.name

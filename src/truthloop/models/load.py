@@ -1,5 +1,6 @@
 """Loading a model, and running it on images."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from truthloop.errors import ModelRefused
@@ -8,7 +9,7 @@ from truthloop.models.documents import CatalogueEntry, Pixels, Prediction
 from truthloop.models.fetch import Progress, quiet
 from truthloop.models.files import read_file
 from truthloop.models.prepare import Prepared, prepare
-from truthloop.models.runtime import Runtime, open_runtime
+from truthloop.models.runtime import Runtime
 from truthloop.settings import Settings
 
 
@@ -92,6 +93,33 @@ def assemble(entry: CatalogueEntry, contents: Mapping[str, bytes], *, threads: i
     return Model(entry, labels, open_runtime(entry, data, threads=threads))
 
 
+def open_runtime(entry: CatalogueEntry, data: bytes | None, *, threads: int | None = None) -> Runtime:
+    """Loads a model into the runtime that its entry names.
+
+    Args:
+        entry: the model.
+        data: the verified bytes of its file; None where the runtime carries the model itself.
+        threads: how many the model may use; by default all that the process may.
+
+    Raises:
+        ModelRefused: the runtime can't read the file, or its input isn't what the entry says.
+    """
+    threads = threads or available_threads()
+    match entry.runtime:
+        case "litert":
+            from truthloop.models.litert import LiteRtRuntime
+
+            return LiteRtRuntime(entry, _some(data), threads=threads)
+        case "onnx":
+            from truthloop.models.onnx import OnnxRuntime
+
+            return OnnxRuntime(entry, _some(data), threads=threads)
+        case "opencv":
+            from truthloop.models.opencv import open_opencv
+
+            return open_opencv(entry, data, threads=threads)
+
+
 def _labels(entry: CatalogueEntry, data: bytes) -> tuple[str, ...]:
     """The lines of a file of labels, in the model's order."""
     try:
@@ -99,3 +127,16 @@ def _labels(entry: CatalogueEntry, data: bytes) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise ModelRefused(f"labels_file: the labels of {entry.name} aren't UTF-8 ({error.reason}).") from error
     return tuple(line.strip() for line in lines)
+
+
+def _some(data: bytes | None) -> bytes:
+    assert data is not None  # the entry has a file, since only OpenCV's own may have none
+    return data
+
+
+def available_threads() -> int:
+    """How many threads this process may use at once."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

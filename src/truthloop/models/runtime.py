@@ -1,6 +1,5 @@
 """The contract of the runtimes: a loaded model takes images' arrays and gives arrays back."""
 
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -43,41 +42,6 @@ class Runtime(Protocol):
         ...
 
 
-def open_runtime(entry: CatalogueEntry, data: bytes | None, *, threads: int | None = None) -> Runtime:
-    """Loads a model into the runtime that its entry names.
-
-    Args:
-        entry: the model.
-        data: the verified bytes of its file; None where the runtime carries the model itself.
-        threads: how many the model may use; by default all that the process may.
-
-    Raises:
-        ModelRefused: the runtime can't read the file, or its input isn't what the entry says.
-    """
-    threads = threads or available_threads()
-    match entry.runtime:
-        case "litert":
-            from truthloop.models.litert import LiteRtRuntime
-
-            return LiteRtRuntime(entry, _some(data), threads=threads)
-        case "onnx":
-            from truthloop.models.onnx import OnnxRuntime
-
-            return OnnxRuntime(entry, _some(data), threads=threads)
-        case "opencv":
-            from truthloop.models.opencv import open_opencv
-
-            return open_opencv(entry, data, threads=threads)
-
-
-def available_threads() -> int:
-    """How many threads this process may use at once."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
-
-
 def check_input(entry: CatalogueEntry, *, shape: Sequence[int | None], dtype: str) -> None:
     """Compares a model's own input with what its entry says of it.
 
@@ -112,8 +76,3 @@ def unreadable(entry: CatalogueEntry, runtime: str, error: Exception) -> ModelRe
 
 def _text(shape: Sequence[int | None]) -> str:
     return "×".join("any" if side is None else str(side) for side in shape)
-
-
-def _some(data: bytes | None) -> bytes:
-    assert data is not None  # the entry has a file, since only OpenCV's own may have none
-    return data

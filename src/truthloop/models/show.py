@@ -8,7 +8,8 @@ from pydantic import Field
 from truthloop.answers import Answer
 from truthloop.models.catalogue import Catalogue
 from truthloop.models.documents import CatalogueEntry, RuntimeName, Task
-from truthloop.models.files import file_states, folder_for, missing_folder
+from truthloop.models.files import file_states
+from truthloop.models.folders import folder_for, missing_folder
 from truthloop.settings import Settings
 
 State: TypeAlias = Literal["built_in", "there", "missing", "wrong"]

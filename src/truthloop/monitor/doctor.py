@@ -168,7 +168,7 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
 
 def _models(settings: Settings) -> Iterator[Finding]:
     from truthloop.models.catalogue import Catalogue
-    from truthloop.models.files import missing_folder
+    from truthloop.models.folders import missing_folder
 
     mend = "Correct the file, add the model again with `truthloop models add`, or remove it."
     try:

@@ -151,7 +151,8 @@ def catalogue_models(store: Store) -> LoadedModels:
 
 def _say_what_is_missing(settings: "Settings", entries: "Sequence[CatalogueEntry]", *, are_named: bool) -> None:
     """Logs in one line which models' files aren't there, before a job waits for them in vain."""
-    from truthloop.models.files import folder_for, is_there, missing_folder
+    from truthloop.models.files import is_there
+    from truthloop.models.folders import folder_for, missing_folder
 
     missing = [entry.name for entry in entries if not is_there(settings, entry)]
     if missing:
