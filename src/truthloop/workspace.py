@@ -36,8 +36,8 @@ from truthloop.ingest.images import (
     IngestedImage,
     image_bytes,
     image_of,
-    ingest_image,
 )
+from truthloop.ingest.ingest_image import ingest_image
 from truthloop.ingest.load import LoadProgress, LoadReport, load
 from truthloop.ingest.sample import SampleReport, make_sample
 from truthloop.ingest.thumbnails import Size, thumbnail
@@ -142,7 +142,7 @@ class Workspace:
         )
 
     def ingest_image(self, data: bytes, *, name: str | None = None) -> IngestedImage:
-        """Takes the bytes of one image file; see `truthloop.ingest.images.ingest_image`."""
+        """Takes the bytes of one image file; see `truthloop.ingest.ingest_image.ingest_image`."""
         return ingest_image(self._entrance, self.blobs, data, name=name)
 
     def image(self, image_id: str) -> ImageFacts:

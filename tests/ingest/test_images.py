@@ -19,20 +19,12 @@ from truthloop.blobs import Blobs
 from truthloop.errors import Conflict, FileRefused, ImageRefused, InputRefused, NotFound
 from truthloop.ingest import image_paths, together
 from truthloop.ingest.image_paths import ingest_paths
-from truthloop.ingest.images import NewImage, find_image, image_bytes, ingest_image, record_images, store_image
+from truthloop.ingest.images import NewImage, find_image, image_bytes, record_images, store_image
+from truthloop.ingest.ingest_image import ingest_image
 from truthloop.ingest.thumbnails import thumbnail
 from truthloop.ingest.together import Entrance
-from truthloop.workspace import Workspace
 
 PROCESS = Path(__file__).with_name("processes_of_ingest.py")
-
-
-@pytest.fixture
-def workspace(store, settings, tmp_path) -> Workspace:
-    """An empty workspace with a folder of its own for blobs."""
-    workspace = Workspace(store)
-    workspace.settings = store.settings = settings.model_copy(update={"home": tmp_path / "home"})
-    return workspace
 
 
 @pytest.fixture

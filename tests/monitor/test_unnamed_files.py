@@ -15,7 +15,8 @@ from obstore.store import MemoryStore
 from predict.given import ENTRY, TinyModel, loaded, png, queued, wait_until, working
 from truthloop.blobs import Blobs
 from truthloop.errors import NotFound, StorageUnavailable
-from truthloop.ingest.images import ingest_image, store_image
+from truthloop.ingest.images import store_image
+from truthloop.ingest.ingest_image import ingest_image
 from truthloop.ingest.together import Entrance
 from truthloop.monitor import unnamed_files
 from truthloop.monitor.tidy import tidy

@@ -1,10 +1,9 @@
 """Images: a file becomes a blob and an entry in `metadata`, each of them once."""
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bson.binary import Binary
 from pydantic import Field
@@ -21,9 +20,6 @@ from truthloop.ingest.image_file import check
 from truthloop.ingest.image_header import MEDIA_TYPES, media_type_of
 from truthloop.settings import Settings
 from truthloop.store.connection import Store
-
-if TYPE_CHECKING:
-    from truthloop.ingest.together import Entrance
 
 Document = dict[str, Any]
 
@@ -124,44 +120,13 @@ def store_image(blobs: Blobs, settings: Settings, data: bytes) -> StoredImage:
     )
 
 
-def ingest_image(entrance: "Entrance", blobs: Blobs, data: bytes, *, name: str | None = None) -> IngestedImage:
-    """Takes an image file into the workspace; one that is there already changes nothing.
-
-    Args:
-        entrance: the way into the workspace's `metadata`.
-        blobs: its blob store.
-        data: the file.
-        name: what people call the file.
-
-    Raises:
-        ImageRefused: it isn't one that is taken.
-        Conflict: the workspace holds made-up sample data.
-        StorageUnavailable, DatabaseUnavailable, DatabaseRefused, DiskFull: as their texts say.
-    """
-    store = entrance.store
-    image_id = hashlib.sha256(data).hexdigest()
-    known = known_image(store, blobs, image_id)  # then it need not be decoded again
-    if known is not None:
-        return known
-    entrance.claim()
-    image = store_image(blobs, store.settings, data)
-    new = NewImage(image, clean_name(name))
-    try:
-        is_new = entrance.enter(new)
-    except RefusedByCollection as error:
-        raise ImageRefused(f"The collection metadata refuses the image: {error}.") from error
-    if not is_new:  # somebody else was quicker by a moment
-        known = known_image(store, blobs, image_id)
-    return known or _ingested(image, new.source, "new" if is_new else "already_there")
-
-
 def known_image(store: Store, blobs: Blobs, image_id: str) -> IngestedImage | None:
     """An image that the workspace has, pixels and all; else None."""
     document = _with_pixels(store, image_id)
     image = _stored(document)
     if document is None or image is None or not (blobs.has(image.blob) and blobs.has(image.original)):
         return None
-    return _ingested(image, document.get("source"), "already_there")
+    return ingested(image, document.get("source"), "already_there")
 
 
 def find_image(store: Store, image_id: str) -> StoredImage:
@@ -305,6 +270,11 @@ def record_images(store: Store, images: Sequence[NewImage]) -> list[bool]:
     return store.transaction(work)
 
 
+def ingested(image: StoredImage, source: object, state: Literal["new", "already_there"]) -> IngestedImage:
+    """What its sender is told of an image; `source` is the name under which it came first."""
+    return IngestedImage(**_facts(image, source), state=state)
+
+
 def clean_name(name: str | None) -> str | None:
     r"""A file's name as it is kept: its last part, what can't be printed as `?`, and not too long.
 
@@ -387,10 +357,6 @@ def _findable(store: Store, blobs: Blobs, image_id: str) -> StoredImage:
                     "picture shows it. Send it to POST /api/v1/images, or ingest it, to have it as one."
                 ) from None
         raise
-
-
-def _ingested(image: StoredImage, source: object, state: Literal["new", "already_there"]) -> IngestedImage:
-    return IngestedImage(**_facts(image, source), state=state)
 
 
 def _facts(image: StoredImage, source: object) -> dict[str, Any]:
