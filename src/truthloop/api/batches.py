@@ -25,7 +25,7 @@ from truthloop.events.passed_on import ID_PATTERN
 from truthloop.predict.batches import MAX_LISTED
 from truthloop.predict.documents import Batch, BatchPage, BatchState
 from truthloop.predict.documents import Query as ImageQuery
-from truthloop.predict.jobs import MAX_PAGE
+from truthloop.predict.page import MAX_PAGE
 from truthloop.predict.results import BatchResultPage
 
 PREFIX = "/api/v1/inference/batches"

@@ -14,7 +14,7 @@ from truthloop.api.bodies import checked, described, is_json, json_body, read_js
 from truthloop.api.multipart import Upload, received
 from truthloop.api.uploads import IMAGE_BODY
 from truthloop.predict.documents import JobOptions
-from truthloop.predict.jobs import MAX_DEADLINE_SECONDS
+from truthloop.predict.job_fields import MAX_DEADLINE_SECONDS
 from truthloop.settings import Settings
 
 T = TypeVar("T", bound=BaseModel)

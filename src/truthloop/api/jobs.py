@@ -48,7 +48,7 @@ from truthloop.errors import (
 )
 from truthloop.events.passed_on import ID_PATTERN
 from truthloop.predict.documents import Job, JobPage, JobState
-from truthloop.predict.jobs import MAX_PAGE
+from truthloop.predict.page import MAX_PAGE
 from truthloop.predict.results import JobResult
 from truthloop.workspace import Workspace
 

@@ -27,7 +27,7 @@ from truthloop.predict.documents import (
     Query,
     Refusals,
 )
-from truthloop.predict.jobs import check_limit, checked_job_cursor
+from truthloop.predict.page import check_limit, checked_job_cursor
 from truthloop.predict.record import (
     AUTO,
     VersionTaken,
@@ -82,8 +82,8 @@ def create(
     if record_as is not None and entry.task != "detection":
         raise InputRefused(
             f"{entry.name} is a {entry.task} model, which finds no boxes to be recorded. `truthloop jobs submit "
-            f"{entry.name} IMAGE` runs it on an image, a batch without record_as (POST /api/v1/inference/batches, "
-            "or workspace.batches.create) on many; or choose a detection model.",
+            f"{entry.name} IMAGE` runs it on an image; a batch without record_as, made over HTTP or in Python, on "
+            "many. Or choose a detection model.",
             errors={"record_as": "only of a detection model"},
         )
     wanted = None if record_as in (None, AUTO) else checked_version(record_as)

@@ -3,22 +3,20 @@
 import builtins
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import uuid_utils
-from pydantic import ValidationError
 from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 
 from truthloop.errors import (
     Conflict,
-    CursorRefused,
     DatabaseUnavailable,
     InputRefused,
     NotFound,
     RevisionMismatch,
 )
-from truthloop.events.passed_on import ID_PATTERN, checked_cursor, first_id_at, id_time_ms
+from truthloop.events.passed_on import first_id_at, id_time_ms
 from truthloop.events.record import NewEvent, record, record_all
 from truthloop.predict.change import NOW, change, clash, event_data, literal, missing, stored
 from truthloop.predict.documents import (
@@ -27,13 +25,22 @@ from truthloop.predict.documents import (
     RESULTS,
     SOURCE,
     Job,
-    JobOptions,
     JobPage,
     JobState,
     Keep,
     Source,
 )
 from truthloop.predict.files import named_in
+from truthloop.predict.job_fields import (
+    Given,
+    Options,
+    check_tolerance,
+    checked_deadline,
+    checked_options,
+    image_fields,
+    stored_image,
+)
+from truthloop.predict.page import check_limit, checked_job_cursor
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.store.connection import Document, Store
 
@@ -41,14 +48,6 @@ if TYPE_CHECKING:
     from truthloop.ingest.images import StoredImage
     from truthloop.models.documents import CatalogueEntry
 
-__all__ = ["ID_PATTERN", "cancel", "create", "delete", "execute", "get", "list", "submit", "update"]
-
-MAX_PAGE = 1000
-MAX_DEADLINE_SECONDS = 30 * 86_400.0
-
-Options = JobOptions | Mapping[str, Any]
-# An image, or what gives it: called when nothing else stands against the job, since it may store the file.
-Given: TypeAlias = "StoredImage | Callable[[], StoredImage]"
 # Gets the transaction's session and the job as it is after the change; may run twice, as the transaction may.
 Also = Callable[[ClientSession, Job], None]
 
@@ -79,7 +78,7 @@ def create(
     """
     document = _new(entry, deadline_seconds, options, source)
     if image is not None:
-        document |= _image_fields(_stored_image(image))
+        document |= image_fields(stored_image(image))
 
     def work(session: ClientSession) -> Document:
         return _insert(store, session, document)
@@ -108,7 +107,7 @@ def submit(
     """
     document = _new(entry, deadline_seconds, options, source)
     limit.admit()
-    document |= _image_fields(_stored_image(image))
+    document |= image_fields(stored_image(image))
 
     def work(session: ClientSession) -> Document:
         return _insert(store, session, document | {"state": JobState.QUEUED, "revision": 2}, **_queued(document))
@@ -215,11 +214,11 @@ def update(
     if not isinstance(entry, Keep):
         fields |= {"model": entry.name, "model_version": entry.version}
     if not isinstance(image, Keep):
-        fields |= _image_fields(image)
+        fields |= image_fields(image)
     if not isinstance(deadline_seconds, Keep):
-        fields["deadline_seconds"] = _checked_deadline(deadline_seconds)
+        fields["deadline_seconds"] = checked_deadline(deadline_seconds)
     if not isinstance(options, Keep):
-        fields["options"] = _checked_options(options).model_dump()
+        fields["options"] = checked_options(options).model_dump()
 
     revisions = None if revision is None else sorted([revision] if isinstance(revision, int) else revision)
 
@@ -278,7 +277,7 @@ def execute(
             errors={"image_id": "missing"},
         )
     limit.admit()
-    fields = literal(_image_fields(_stored_image(image))) if image is not None else {}
+    fields = literal(image_fields(stored_image(image))) if image is not None else {}
 
     def work(session: ClientSession) -> Document:
         job = change(
@@ -366,33 +365,6 @@ def known_state(state: JobState | str) -> JobState:
         ) from None
 
 
-def check_limit(limit: int) -> None:
-    """Refuses a page of a size that no list has.
-
-    Raises:
-        InputRefused: `limit` isn't between 1 and `MAX_PAGE`.
-    """
-    if not 1 <= limit <= MAX_PAGE:
-        raise InputRefused(
-            f"limit is {limit}; give 1 to {MAX_PAGE}.", errors={"limit": f"must be 1 to {MAX_PAGE}"}
-        )
-
-
-def checked_job_cursor(after: str) -> str:
-    """The cursor, if it has the form of a job's id.
-
-    Raises:
-        CursorRefused: it hasn't.
-    """
-    try:
-        return checked_cursor(after)
-    except CursorRefused:
-        raise CursorRefused(
-            f"{after[:64]!r} isn't the id of a page's last job. Give the `next` of the page before.",
-            errors={"after": "not the `next` of a page"},
-        ) from None
-
-
 def _made(store: Store, work: Callable[[ClientSession], Document], also: Also | None) -> Job:
     """Makes a change, and what belongs to it, in one transaction."""
 
@@ -429,13 +401,13 @@ def _new(
         "state": JobState.CREATED,
         "model": entry.name,
         "model_version": entry.version,
-        **_image_fields(None),
-        "options": check_tolerance(entry, _checked_options(options)).model_dump(),
+        **image_fields(None),
+        "options": check_tolerance(entry, checked_options(options)).model_dump(),
         "source": source,
         "attempts": 0,
         "error": None,
         "progress": None,
-        "deadline_seconds": _checked_deadline(deadline_seconds),
+        "deadline_seconds": checked_deadline(deadline_seconds),
         # To the millisecond the id's own time, so that a range of times is a range of ids.
         "created_at": datetime.fromtimestamp(id_time_ms(job_id) / 1000, UTC),
         "queued_at": None,
@@ -470,56 +442,6 @@ def _queued(job: Mapping[str, Any]) -> Document:
     if job["deadline_seconds"] is not None:
         fields["deadline_at"] = {"$add": [NOW, round(job["deadline_seconds"] * 1000)]}
     return fields
-
-
-def _stored_image(image: Given) -> "StoredImage":
-    return image() if callable(image) else image
-
-
-def _image_fields(image: "StoredImage | None") -> Document:
-    if image is None:
-        return {"image_id": None, "image": None}
-    return {
-        "image_id": image.image_id,
-        "image": {"blob": image.blob, "width": image.width, "height": image.height},
-    }
-
-
-def _checked_deadline(seconds: float | None) -> float | None:
-    if seconds is not None and not 0 < seconds <= MAX_DEADLINE_SECONDS:
-        raise InputRefused(
-            f"deadline_seconds is {seconds}; give more than 0 and at most {MAX_DEADLINE_SECONDS:,.0f} (30 days).",
-            errors={"deadline_seconds": f"must be more than 0 and at most {MAX_DEADLINE_SECONDS:.0f}"},
-        )
-    return seconds
-
-
-def _checked_options(options: Options | None) -> JobOptions:
-    if options is None:
-        return JobOptions()
-    if isinstance(options, JobOptions):
-        return options
-    try:
-        return JobOptions.model_validate(options)
-    except ValidationError as error:
-        faults = {".".join(("options", *map(str, fault["loc"]))): fault["msg"] for fault in error.errors()}
-        told = "; ".join(f"{place}: {reason}" for place, reason in faults.items())
-        raise InputRefused(f"The options can't be taken: {told[:500]}.", errors=faults) from None
-
-
-def check_tolerance(entry: "CatalogueEntry", options: JobOptions) -> JobOptions:
-    """The options, unless they are about outlines and the model finds none.
-
-    Raises:
-        InputRefused: they are.
-    """
-    if options.tolerance is not None and entry.task != "segmentation":
-        raise InputRefused(
-            f"{entry.name} is a {entry.task} model, which finds no outlines. Leave tolerance out, or choose a "
-            "segmentation model.",
-            errors={"options.tolerance": "only of a segmentation model"},
-        )
-    return options
 
 
 def _milliseconds(time: datetime) -> int:

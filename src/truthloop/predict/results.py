@@ -16,7 +16,7 @@ from truthloop.models.answer import ClassFraction, answer_of, tolerance_of
 from truthloop.models.documents import Boxes, ClassMap, Label, Labels, ScoredBox
 from truthloop.predict.change import missing, stored
 from truthloop.predict.documents import BATCHES, JOBS, RESULTS, Job, JobState
-from truthloop.predict.jobs import check_limit
+from truthloop.predict.page import check_limit
 from truthloop.store.connection import Document, Store
 
 if TYPE_CHECKING:
@@ -218,7 +218,10 @@ def _stored_result(store: Store, blobs: Blobs, job_id: str) -> Document:
             why = f": {job['error']}" if job["error"] is not None else "."
             raise NotFound(f"Job {job_id} has no result yet; it is {job['state']}{why}")
         if job["state"] == JobState.CREATED:
-            raise Conflict(f"Job {job_id} has no result yet: it has not been executed. Post an image to it.")
+            raise Conflict(
+                f"Job {job_id} has no result yet: it has not been executed. Execute it, as "
+                "`truthloop jobs execute` does."
+            )
         why = f": {job['error']}" if job["state"] == JobState.FAILED else "."
         raise Conflict(f"Job {job_id} has no result, and none will come: it is {job['state']}{why}")
     return {name: job[name] for name in ("model", "model_version", "image_id", "image")} | _whole(blobs, found)

@@ -14,7 +14,7 @@ from truthloop.predict.batch_change import OPEN, change_batch, fail_batch, recor
 from truthloop.predict.change import NOW
 from truthloop.predict.claim import of_models
 from truthloop.predict.documents import BATCHES, MAX_ATTEMPTS, RESULTS, BatchState
-from truthloop.predict.jobs import MAX_PAGE
+from truthloop.predict.page import MAX_PAGE
 from truthloop.predict.record import PREDICTIONS, recorded_of
 from truthloop.predict.results import batch_result_id
 from truthloop.predict.slices import AT_END, Slice, complete, lease, waits

@@ -24,7 +24,8 @@ from truthloop.predict.documents import (
     Refusals,
     Source,
 )
-from truthloop.predict.jobs import Also, Options
+from truthloop.predict.job_fields import Given, Options
+from truthloop.predict.jobs import Also
 from truthloop.predict.queue_limit import QueueLimit
 from truthloop.predict.results import BatchResultPage, JobResult
 from truthloop.predict.run import work_batch
@@ -206,7 +207,7 @@ class JobVerbs:
     def _entry(self, model: str) -> "CatalogueEntry":
         return self._catalogue.entry(model)
 
-    def _given(self, image_id: str | None, image: "StoredImage | bytes | None") -> "jobs.Given | None":
+    def _given(self, image_id: str | None, image: "StoredImage | bytes | None") -> "Given | None":
         """The image, or what stores or finds it: no file is stored for a job that is refused."""
         if isinstance(image, bytes):
             return partial(self._put, image)
