@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from truthloop.assignment import Ints
 from truthloop.boxes import Box, BoxError, Floats, delta, iou_matrix, matrix
-from truthloop.matching import Ints, Matches, match
+from truthloop.matching import Matches, match
 
 # A millionth of the image's side is less than a pixel; more places than that are noise of the arithmetic.
 PLACES = 6
