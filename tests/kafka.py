@@ -18,6 +18,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,6 +48,15 @@ def needs_real_kafka() -> NoReturn:
     pytest.skip(f"needs a real Kafka, and {CLASSPATH} isn't set; {HOW}")
 
 
+def needs_openssl() -> None:
+    """Skips a test of certificates where nothing makes them, except in CI."""
+    if shutil.which("openssl"):
+        return
+    if os.environ.get("CI"):
+        pytest.fail("`openssl` isn't on PATH, which makes the certificates")
+    pytest.skip("needs `openssl` on PATH, which makes the certificates")
+
+
 def classpath() -> str:
     """The jars; the test is skipped where nobody names any, except in CI."""
     folder = os.environ.get(CLASSPATH, "")
@@ -69,28 +79,39 @@ class Kafka:
         self._classpath = classpath()
         self._folder = Path(tempfile.mkdtemp(prefix="truthloop-kafka-"))
         port, secured, behind, control = free_port(), free_port(), free_port(), free_port()
+        mutual = f"127.0.0.1:{free_port()}"
+        with_mutual = shutil.which("openssl") is not None
         self.servers = f"127.0.0.1:{port}"
         self.secured = f"127.0.0.1:{secured}"  # by TLS, for a user with a password
+        self.mutual = mutual  # by TLS, for clients with a certificate; made only where there is openssl
         self.behind = f"127.0.0.1:{behind}"  # for a proxy, which clients find at `proxied`
         self.proxied = f"127.0.0.1:{free_port()}"
         self.certificate = self._folder / "certificate.pem"
+        self.certificates = self._folder / "certificates"  # what clients at `mutual` need: `make_certificates`
         self._settings = self._folder / "server.properties"
         self._settings.write_text(
             "process.roles=broker,controller\n"
             "node.id=1\n"
             f"controller.quorum.voters=1@127.0.0.1:{control}\n"
             f"listeners=PLAINTEXT://127.0.0.1:{port},SECURED://127.0.0.1:{secured},"
-            f"BEHIND://{self.behind},CONTROLLER://127.0.0.1:{control}\n"
+            f"BEHIND://{self.behind},CONTROLLER://127.0.0.1:{control}{f',MUTUAL://{mutual}' * with_mutual}\n"
             f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURED://127.0.0.1:{secured},"
-            f"BEHIND://{self.proxied}\n"
+            f"BEHIND://{self.proxied}{f',MUTUAL://{mutual}' * with_mutual}\n"
             "controller.listener.names=CONTROLLER\n"
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL,"
-            "BEHIND:PLAINTEXT\n"
-            "sasl.enabled.mechanisms=PLAIN\n"
+            "BEHIND:PLAINTEXT,MUTUAL:SSL\n"
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n"
             "listener.name.secured.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule"
             f' required user_{USER}="{PASSWORD}";\n'
-            f"ssl.keystore.location={self._folder / 'keys'}\n"
-            f"ssl.keystore.password={PASSWORD}\n"
+            "listener.name.secured.scram-sha-512.sasl.jaas.config="
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;\n"
+            f"listener.name.secured.ssl.keystore.location={self._folder / 'keys'}\n"
+            f"listener.name.secured.ssl.keystore.password={PASSWORD}\n"
+            "listener.name.mutual.ssl.client.auth=required\n"
+            "listener.name.mutual.ssl.keystore.type=PEM\n"
+            f"listener.name.mutual.ssl.keystore.location={self.certificates / 'broker.pem'}\n"
+            "listener.name.mutual.ssl.truststore.type=PEM\n"
+            f"listener.name.mutual.ssl.truststore.location={self.certificates / 'ca.pem'}\n"
             f"log.dirs={self._folder / 'data'}\n"
             "offsets.topic.replication.factor=1\n"
             "offsets.topic.num.partitions=1\n"
@@ -105,9 +126,12 @@ class Kafka:
         self.process: subprocess.Popen[bytes] | None = None
         self._reader: Consumer | None = None
         self._found: dict[str, list[Message]] = {}
-        # Each starts a Java of its own.
+        # Each starts programs of its own.
+        makers = [self._format, self._make_certificate]
+        if with_mutual:
+            makers.append(partial(make_certificates, self.certificates))
         with ThreadPoolExecutor() as pool:
-            for made in [pool.submit(self._format), pool.submit(self._make_certificate)]:
+            for made in [pool.submit(make) for make in makers]:
                 made.result()
 
     def _format(self) -> None:
@@ -308,6 +332,40 @@ sys.stdin.read()
 
     def run(self, program: str, *arguments: str) -> str:
         needs_real_kafka()
+
+
+def make_certificates(folder: Path) -> None:
+    """Certificates and keys for a broker, a client whom it trusts and one of another CA, by OpenSSL 3 or later.
+
+    `client.pem` and `stranger.pem` are certificates, their keys `client.key` and `stranger.key` encrypted with
+    PASSWORD. `ca.pem` vouches for broker and client, `other-ca.pem` for the stranger. `broker.pem` holds its key.
+    """
+    folder.mkdir()
+
+    def make(name: str, options: str) -> None:
+        done = subprocess.run(
+            f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2 -subj /CN={name} "
+            f"-keyout {name}.key -out {name}.pem {options}".split(),
+            cwd=folder,
+            env=os.environ | {"OPENSSL_CONF": os.devnull},  # the machine's own may add to a certificate
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+
+    for ca in ("ca", "other-ca"):
+        make(ca, "-nodes -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign")
+    encrypted = f"-passout pass:{PASSWORD}"
+    for name, ca, key in (
+        ("broker", "ca", "-nodes"),
+        ("client", "ca", encrypted),
+        ("stranger", "other-ca", encrypted),
+    ):
+        extensions = "-addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1"
+        make(name, f"{key} -CA {ca}.pem -CAkey {ca}.key {extensions}")
+    with (folder / "broker.pem").open("a") as both:
+        both.write((folder / "broker.key").read_text())
 
 
 def _cluster_id() -> str:
