@@ -14,14 +14,12 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 import uuid
-from contextlib import contextmanager
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from percentiles import print_delays
+from with_kafka import active_relay, broker, has_kafka, home_of_a_workspace
 
 
 def main() -> int:
@@ -32,45 +30,23 @@ def main() -> int:
     options = parser.parse_args()
     if not has_kafka():
         return 0
-    from cli.processes import Terminal
-    from kafka import Kafka
-    from truthloop import logs
     from truthloop.settings import load_settings
-    from truthloop.store import embedded
     from truthloop.store.connection import connect
 
-    logs.configure("error")
-    with tempfile.TemporaryDirectory(prefix="truthloop-bench-") as folder:
-        home = Path(folder) / ".truthloop"
-        kafka = Kafka()
-        try:
-            kafka.start()
-            os.environ["TRUTHLOOP_KAFKA_BOOTSTRAP_SERVERS"] = kafka.servers
-            result = {}
-            for name, number, measure in (
-                ("delays", options.events, lambda *given: delays(*given, rate=options.rate)),
-                ("log", options.log, lambda *given: catching_up(*given, kafka=kafka)),
-            ):
-                os.environ["TRUTHLOOP_DATABASE"] = name
-                terminal = Terminal(home, TRUTHLOOP_DATABASE=name, TRUTHLOOP_KAFKA_BOOTSTRAP_SERVERS=kafka.servers)
-                with connect(load_settings(home), create=True) as store:
-                    result |= measure(store, terminal, number)
-            print(json.dumps(result))
-        finally:
-            kafka.remove()
-            embedded.stop(home)
+    with home_of_a_workspace() as home, broker() as kafka:
+        result = {}
+        for name, number, measure in (
+            ("delays", options.events, lambda *given: delays(*given, rate=options.rate)),
+            ("log", options.log, lambda *given: catching_up(*given, kafka=kafka)),
+        ):
+            os.environ["TRUTHLOOP_DATABASE"] = name
+            with connect(load_settings(home), create=True) as store:
+                result |= measure(store, number)
+        print(json.dumps(result))
     return 0
 
 
-def has_kafka() -> bool:
-    """Whether a broker can be started; says so where it can't."""
-    if os.environ.get("TRUTHLOOP_TEST_KAFKA_CLASSPATH"):
-        return True
-    print("Not measured: TRUTHLOOP_TEST_KAFKA_CLASSPATH isn't set (`.ci/kafka FOLDER` fetches Kafka).")
-    return False
-
-
-def catching_up(store, terminal, number: int, *, kafka) -> dict:
+def catching_up(store, number: int, *, kafka) -> dict:
     from truthloop.events.cloudevent import to_cloudevent_json
     from truthloop.events.kafka import Cluster
     from truthloop.events.passed_on import first_id_at
@@ -104,7 +80,7 @@ def catching_up(store, terminal, number: int, *, kafka) -> dict:
     limit = time.perf_counter() - began
     hub.close()
 
-    with active_relay(terminal):
+    with active_relay(store):
         began = time.perf_counter()
         while ends(kafka, "truthloop.benchmark") < number:
             time.sleep(0.02)
@@ -153,28 +129,14 @@ def ends(kafka, topic: str) -> int:
 ends.consumers = {}
 
 
-@contextmanager
-def active_relay(terminal):
-    """A relay that has begun, ended afterwards."""
-    relay = terminal.start("relay", "--json")
-    try:
-        for line in relay.stdout:
-            if json.loads(line)["state"] == "active":
-                break
-        yield
-    finally:
-        relay.terminate()
-        relay.communicate()
-
-
-def delays(store, terminal, number: int, *, rate: float) -> dict:
+def delays(store, number: int, *, rate: float) -> dict:
     from truthloop.events.from_kafka import KafkaEvents
     from truthloop.events.stream import EventHub
 
     committed: dict[str, float] = {}
     in_log: dict[str, float] = {}
     in_kafka: dict[str, float] = {}
-    with active_relay(terminal):
+    with active_relay(store):
         hub = EventHub(store)
         live, read = hub.follow(), KafkaEvents(store.settings, follow=True)
 
@@ -196,15 +158,15 @@ def delays(store, terminal, number: int, *, rate: float) -> dict:
             time.sleep(0.01)
         took = time.perf_counter() - begins
     hub.close()
-    rows = {
-        name: sorted(max(seen[id_] - at, 0.0) * 1000 for id_, at in committed.items())
-        for name, seen in (("consumer in Kafka", in_kafka), ("follower of the log", in_log))
-    }
-    print(f"\nfrom the commit, {number / took:,.0f} events/s {'':15}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}")
-    for name, times in rows.items():
-        print(f"{name:44}{at(times, 0.5):9.1f}{at(times, 0.99):9.1f}{times[-1]:9.1f}")
-    ours = rows["consumer in Kafka"]
-    return {"delay_p50_ms": round(at(ours, 0.5), 1), "delay_p99_ms": round(at(ours, 0.99), 1)}
+    print()
+    p50, p99 = print_delays(
+        f"from the commit, {number / took:,.0f} events/s",
+        {
+            name: [max(seen[id_] - at, 0.0) * 1000 for id_, at in committed.items()]
+            for name, seen in (("consumer in Kafka", in_kafka), ("follower of the log", in_log))
+        },
+    )["consumer in Kafka"]
+    return {"delay_p50_ms": round(p50, 1), "delay_p99_ms": round(p99, 1)}
 
 
 def write_one(store, number: int) -> str:
@@ -221,11 +183,6 @@ def write_one(store, number: int) -> str:
             data={},
         )
     )
-
-
-def at(times: list[float], share: float) -> float:
-    """The time that this share needed at most; `times` are sorted."""
-    return times[min(int(len(times) * share), len(times) - 1)]
 
 
 if __name__ == "__main__":

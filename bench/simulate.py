@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import Popen
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from with_kafka import broker, has_kafka
 
 SYSTEMS = ("one worker, no Kafka", "one worker, relay, Kafka", "two workers, relay, Kafka")
 
@@ -31,31 +31,22 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=16, help="clients of the simulator")
     parser.add_argument("--model", default="opencv_faces")
     options = parser.parse_args()
-    from relay import has_kafka
-
     if not has_kafka():
         return 0
-    from kafka import Kafka
-
     reports: dict[str, list[dict]] = {system: [] for system in SYSTEMS}
-    with tempfile.TemporaryDirectory(prefix="truthloop-bench-") as folder:
-        kafka = Kafka()
-        try:
-            kafka.start()
-            for number in range(options.rounds):
-                for system in SYSTEMS:
-                    home = Path(folder) / f"{number}-{SYSTEMS.index(system)}" / ".truthloop"
-                    with running(system, home, kafka) as terminal:
-                        command = ("simulate", "--json", "--models", options.model, "--jobs")
-                        clients = ("--concurrency", str(options.concurrency))
-                        terminal.run(*command, "50", *clients)  # models are loaded, topics are there
-                        done = terminal.run(*command, str(options.jobs), *clients)
-                    if done.returncode != 0:
-                        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-                        return 1
-                    reports[system].append(json.loads(done.stdout))
-        finally:
-            kafka.remove()
+    with tempfile.TemporaryDirectory(prefix="truthloop-bench-") as folder, broker() as kafka:
+        for number in range(options.rounds):
+            for system in SYSTEMS:
+                home = Path(folder) / f"{number}-{SYSTEMS.index(system)}" / ".truthloop"
+                with running(system, home, kafka) as terminal:
+                    command = ("simulate", "--json", "--models", options.model, "--jobs")
+                    clients = ("--concurrency", str(options.concurrency))
+                    terminal.run(*command, "50", *clients)  # models are loaded, topics are there
+                    done = terminal.run(*command, str(options.jobs), *clients)
+                if done.returncode != 0:
+                    print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+                    return 1
+                reports[system].append(json.loads(done.stdout))
     operations = list(reports[SYSTEMS[0]][0]["operations"])
     print(f"{options.jobs} jobs, {options.concurrency} clients, {options.model}: medians of {options.rounds}")
     print(f"{'':30}" + "".join(f"{system:>28}" for system in SYSTEMS))

@@ -20,6 +20,8 @@ import threading
 import time
 from pathlib import Path
 
+from percentiles import at
+
 LIMIT_MS = 100.0
 EVENTS_PER_SECOND = 5
 TOKEN = "benchmark-token-of-32-characters"
@@ -104,11 +106,6 @@ def measure(port: int, clients: int, seconds: float) -> int:
     }
     print(json.dumps(result))
     return 0 if result["slowest_ms"] < LIMIT_MS and set(received) == {len(written)} else 1
-
-
-def at(times: list[float], share: float) -> float:
-    """The time that this share of the answers needed at most; `times` are sorted."""
-    return times[min(int(len(times) * share), len(times) - 1)]
 
 
 def ask(port: int, path: str, seconds: float) -> list[float]:

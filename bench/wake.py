@@ -9,14 +9,12 @@ of the change to the call that wakes the worker (p50, p99), both ways at once.
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from percentiles import print_delays
+from with_kafka import active_relay, broker, has_kafka, home_of_a_workspace
 
 
 class Told:
@@ -36,43 +34,28 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--rate", type=float, default=20.0, help="jobs a second at most")
     options = parser.parse_args()
-    from relay import active_relay, has_kafka
-
     if not has_kafka():
         return 0
-    from cli.processes import Terminal
-    from kafka import Kafka
-    from truthloop import logs
     from truthloop.predict.kafka_wake import TOPICS, KafkaWakeUp
     from truthloop.predict.wake import StreamWakeUp
     from truthloop.settings import load_settings
-    from truthloop.store import embedded
     from truthloop.store.connection import connect
 
-    logs.configure("error")
-    with tempfile.TemporaryDirectory(prefix="truthloop-bench-") as folder:
-        home = Path(folder) / ".truthloop"
-        kafka = Kafka()
-        try:
-            kafka.start()
-            for topic in TOPICS:
-                kafka.make_topic(topic)
-            os.environ["TRUTHLOOP_KAFKA_BOOTSTRAP_SERVERS"] = kafka.servers
-            with connect(load_settings(home), create=True) as store:
-                stream, through = Told(), Told()
-                wakes = StreamWakeUp(store, stream.tell), KafkaWakeUp(store.settings, through.tell)
-                for wake in wakes:
-                    wake.begin()
-                with active_relay(Terminal(home, TRUTHLOOP_KAFKA_BOOTSTRAP_SERVERS=kafka.servers)):
-                    while not (stream.called.is_set() and wakes[1].stands):
-                        time.sleep(0.05)
-                    result = measure(store, {"stream": stream, "kafka": through}, options.jobs, options.rate)
-                for wake in wakes:
-                    wake.end()
-            print(json.dumps(result))
-        finally:
-            kafka.remove()
-            embedded.stop(home)
+    with home_of_a_workspace() as home, broker() as kafka:
+        for topic in TOPICS:
+            kafka.make_topic(topic)
+        with connect(load_settings(home), create=True) as store:
+            stream, through = Told(), Told()
+            wakes = StreamWakeUp(store, stream.tell), KafkaWakeUp(store.settings, through.tell)
+            for wake in wakes:
+                wake.begin()
+            with active_relay(store):
+                while not (stream.called.is_set() and wakes[1].stands):
+                    time.sleep(0.05)
+                result = measure(store, {"stream": stream, "kafka": through}, options.jobs, options.rate)
+            for wake in wakes:
+                wake.end()
+        print(json.dumps(result))
     return 0
 
 
@@ -90,11 +73,9 @@ def measure(store, told: dict[str, Told], jobs: int, rate: float) -> dict:
             delays[name].append(max(ear.at - committed, 0.0) * 1000)
         time.sleep(1 / rate)
     result = {}
-    print(f"{'job queued to worker told':40}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}")
-    for name, seen in delays.items():
-        ordered = sorted(seen[10:])  # the first ones open connections
-        p50, p99 = (ordered[round(part * (len(ordered) - 1))] for part in (0.5, 0.99))
-        print(f"{name:40}{p50:9.1f}{p99:9.1f}{ordered[-1]:9.1f}")
+    # The first ones open connections.
+    told_after = print_delays("job queued to worker told", {name: seen[10:] for name, seen in delays.items()})
+    for name, (p50, p99) in told_after.items():
         result |= {f"{name}_p50_ms": round(p50, 1), f"{name}_p99_ms": round(p99, 1)}
     return result
 

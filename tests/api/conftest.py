@@ -1,14 +1,24 @@
 from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from api.given_jobs import FACES
 from api.service import BEARER, TOKEN, served
+from predict.given import on_a_thread
 from truthloop.api.app import create_app
 from truthloop.settings import Settings
 from truthloop.store.connection import Store
 from truthloop.workspace import Workspace
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    """With a blob store of its own."""
+    return settings.model_copy(update={"blobs": f"file://{tmp_path}/blobs"})
 
 
 @pytest.fixture
@@ -40,3 +50,16 @@ def stranger(address: str) -> Iterator[httpx.Client]:
     """A client without it."""
     with httpx.Client(base_url=address, timeout=60, verify=False) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def portrait() -> bytes:
+    """A photograph of one face, from Matplotlib's sample data."""
+    return (resources.files("matplotlib") / "mpl-data" / "sample_data" / "grace_hopper.jpg").read_bytes()
+
+
+@pytest.fixture
+def worker(workspace: Workspace) -> Iterator[None]:
+    """A worker on a thread, for the model that needs no file."""
+    with on_a_thread(workspace.run_worker, models=[FACES]):
+        yield

@@ -16,6 +16,24 @@ TOKEN = "a-token-of-at-least-thirty-two-characters"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 DEADLINE_SECONDS = 60.0
 
+# A service in a process of its own, with the settings of its environment: it listens on the port that it is given,
+# 0 for a free one, says its address, and that it has returned.
+SERVICE = f"""
+import sys
+from truthloop import logs
+from truthloop.api.app import create_app
+from truthloop.api.serve import serve
+from truthloop.settings import load_settings
+from truthloop.workspace import Workspace
+
+logs.configure("error")
+settings = load_settings()
+with Workspace.open(settings, create=True) as workspace:
+    app = create_app(workspace, token={TOKEN!r}, settings=settings)
+    serve(app, host="127.0.0.1", port=int(sys.argv[1]), ready=lambda address: print(address, flush=True))
+print("returned", flush=True)
+"""
+
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:

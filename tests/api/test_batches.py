@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from api.test_jobs import FACES, encoded, portrait, settings, worker  # noqa: F401 - fixtures
+from api.given_jobs import FACES, encoded
 from cli.processes import wait_for
 from truthloop.models.show import ModelFacts, ModelList, list_models, show_model
 
@@ -11,7 +11,7 @@ BATCHES = "/api/v1/inference/batches"
 
 
 @pytest.fixture
-def images(workspace, portrait) -> list[str]:  # noqa: F811
+def images(workspace, portrait) -> list[str]:
     """Three images of the workspace: one of a face, two of nothing."""
     files = [portrait, encoded("PNG", (64, 48)), encoded("PNG", (48, 64))]
     return [workspace.ingest_image(file).image_id for file in files]
@@ -27,7 +27,7 @@ def ended(client: httpx.Client, batch: httpx.Response) -> dict:
     return client.get(batch.headers["location"]).json()
 
 
-def test_the_images_without_a_prediction_get_theirs(client, workspace, worker, images):  # noqa: F811
+def test_the_images_without_a_prediction_get_theirs(client, workspace, worker, images):
     workspace.store["bbox.model"].insert_one({"image_id": images[1], "model_version": "1.0.0", "bboxes": []})
 
     batch = client.post(BATCHES, json={"model": FACES, "query": "unprocessed", "record_as": "auto"})
@@ -44,7 +44,7 @@ def test_the_images_without_a_prediction_get_theirs(client, workspace, worker, i
     assert recorded == {images[0]: 1, images[2]: 0}
 
 
-def test_a_list_of_images_has_its_results_and_names_what_it_refused(client, worker, images):  # noqa: F811
+def test_a_list_of_images_has_its_results_and_names_what_it_refused(client, worker, images):
     batch = client.post(BATCHES, json={"model": FACES, "image_ids": [*images[:2], "nobody"]})
     done = ended(client, batch)
 

@@ -1,6 +1,5 @@
 """A request that is repeated with its Idempotency-Key is done once, whatever dies in between."""
 
-import os
 import random
 import signal
 import subprocess
@@ -15,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from api.service import BEARER, TOKEN
-from api.test_jobs import FACES, JOBS, encoded, verbs_of
+from api.given_jobs import FACES, JOBS, encoded, verbs_of
+from api.service import BEARER, SERVICE
 from cli.processes import free_port, wait_for
 
 BATCHES = "/api/v1/inference/batches"
@@ -170,20 +169,6 @@ def test_a_key_has_a_length(client, key):
 
 # -- the service is killed
 
-SERVICE = f"""
-import sys
-from truthloop import logs
-from truthloop.api.app import create_app
-from truthloop.api.serve import serve
-from truthloop.settings import load_settings
-from truthloop.workspace import Workspace
-
-logs.configure("error")
-settings = load_settings()
-with Workspace.open(settings, create=True) as workspace:
-    serve(create_app(workspace, token={TOKEN!r}, settings=settings), host="127.0.0.1", port=int(sys.argv[1]))
-"""
-
 
 class Killed:
     """A service that is killed and comes back at the same address."""
@@ -194,7 +179,7 @@ class Killed:
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", SERVICE, self.port], env=os.environ.copy())
+        self._process = subprocess.Popen([sys.executable, "-c", SERVICE, self.port], stdout=subprocess.DEVNULL)
 
     def kill(self) -> None:
         self._process.send_signal(signal.SIGKILL)

@@ -1,6 +1,5 @@
 """The outline service over HTTP, as brief 5 asks for it."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +9,12 @@ import pytest
 
 from api.service import TOKEN, served
 from hostile import ALL, encoded, picture, send
+from predict.given import on_a_thread
 from truthloop.api.app import create_app
 from truthloop.workspace import Workspace
 
 UPLOAD, CHECK = "/image/outline/objects", "/outline/objects/check"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture
-def workspace(store, settings, tmp_path) -> Iterator[Workspace]:
-    """An empty workspace with files of its own."""
-    own = settings.model_copy(update={"blobs": f"file://{tmp_path}/blobs"})
-    with Workspace.open(own, create=True) as workspace:
-        yield workspace
 
 
 def image(name: str = "cat.jpg") -> dict:
@@ -141,14 +133,9 @@ def test_an_unknown_task_and_a_job_of_the_other_api_are_404(client, workspace):
 @contextmanager
 def working(workspace: Workspace, models: Path) -> Iterator[None]:
     """A worker that has these models, on a thread."""
-    stop = threading.Event()
-    with Workspace.open(workspace.settings.model_copy(update={"models": models}), create=False) as own:
-        worker = threading.Thread(target=own.run_worker, args=(stop,), daemon=True)
-        worker.start()
+    settings = workspace.settings.model_copy(update={"models": models})
+    with Workspace.open(settings, create=False) as own, on_a_thread(own.run_worker):
         yield
-        stop.set()
-        worker.join(60)
-        assert not worker.is_alive()
 
 
 def test_when_it_is_done_the_url_gives_every_objects_outlines(client, workspace, shared_data):

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from starlette.requests import Request
 
 from api.service import BEARER, DEADLINE_SECONDS, TOKEN, served
 from hostile import encoded
+from predict.given import wait_until
 from truthloop.api import serve
 from truthloop.api.app import create_app
 from truthloop.api.receiving import Receiving
@@ -46,13 +46,6 @@ def answer(connection: socket.socket) -> tuple[int, dict, dict]:
     head, _, body = response.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), json.loads(body)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_SECONDS
-    while not holds():
-        assert time.monotonic() < end, "it did not come to hold"
-        time.sleep(0.01)
 
 
 @pytest.fixture

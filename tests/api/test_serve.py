@@ -9,28 +9,14 @@ import threading
 
 import pytest
 
-from api.service import DEADLINE_SECONDS, TOKEN, served, stream
+from api.service import DEADLINE_SECONDS, SERVICE, served, stream
 from truthloop.api.serve import check_reach, listen, serve
 from truthloop.errors import AlreadyRunning, SettingRefused
-
-SERVICE = f"""
-import signal
-from truthloop.api.app import create_app
-from truthloop.api.serve import serve
-from truthloop.settings import load_settings
-from truthloop.workspace import Workspace
-
-settings = load_settings()
-with Workspace.open(settings, create=True) as workspace:
-    app = create_app(workspace, token={TOKEN!r}, settings=settings)
-    serve(app, host="127.0.0.1", port=0, ready=lambda url: print(url, flush=True))
-print("returned", flush=True)
-"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_after_a_signal_open_streams_end_and_serve_returns(store, number):
-    with subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", SERVICE, "0"], stdout=subprocess.PIPE, text=True) as process:
         try:
             with stream(process.stdout.readline().strip()) as sent:
                 os.kill(process.pid, number)

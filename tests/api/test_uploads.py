@@ -14,39 +14,15 @@ import httpx
 import pytest
 from PIL import Image
 
-from api.service import BEARER, TOKEN, served
+from api.service import BEARER, SERVICE, TOKEN, served
 from hostile import ALL, ENDLESS, GIGABYTE, encoded, picture, send
 from truthloop.api.app import create_app
 from truthloop.api.receiving import Receiving
 from truthloop.errors import TruthloopError
-from truthloop.workspace import Workspace
 
 JPEG = {"Content-Type": "image/jpeg"}
 # Above what the service needs by itself: two bodies of the greatest size in pieces and whole, and what it decodes.
 MAX_GROWTH_BYTES = 256 * 1024 * 1024
-
-SERVICE = f"""
-import threading
-from truthloop import logs
-from truthloop.api.app import create_app
-from truthloop.api.serve import serve
-from truthloop.settings import load_settings
-from truthloop.workspace import Workspace
-
-logs.configure("error")
-settings = load_settings()
-with Workspace.open(settings, create=True) as workspace:
-    app = create_app(workspace, token={TOKEN!r}, settings=settings)
-    serve(app, host="127.0.0.1", port=0, ready=lambda address: print(address, flush=True))
-"""
-
-
-@pytest.fixture
-def workspace(store, settings, tmp_path) -> Iterator[Workspace]:
-    """An empty workspace with files of its own."""
-    own = settings.model_copy(update={"blobs": f"file://{tmp_path}/blobs"})
-    with Workspace.open(own, create=True) as workspace:
-        yield workspace
 
 
 def blobs(tmp_path: Path) -> list[Path]:
@@ -286,7 +262,7 @@ def service(server_home, tmp_path_factory) -> Iterator[tuple[str, int, Path]]:
         "TRUTHLOOP_BLOBS": f"file://{files}/blobs",
     }
     with subprocess.Popen(
-        [sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", SERVICE, "0"], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         try:
             yield process.stdout.readline().strip(), process.pid, files

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 # A process that builds with the settings of its environment and short leases, and dies or stands still at a phase.
 BUILD = """
@@ -55,11 +53,3 @@ def killed(process: "subprocess.Popen[str]") -> bool:
     """Waits for its end; whether it was SIGKILL."""
     process.communicate(timeout=120)
     return process.returncode == -signal.SIGKILL
-
-
-def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
-    """Returns when the condition holds; fails if it doesn't in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it didn't happen in time"
-        time.sleep(0.005)

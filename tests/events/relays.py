@@ -3,7 +3,6 @@
 import itertools
 import json
 import threading
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,13 +12,12 @@ from typing import Self
 
 from confluent_kafka import Message
 
-from cli.processes import Terminal
+from cli.processes import Terminal, wait_for
 from events.log import write
 from kafka import Kafka
 from truthloop.errors import Unavailable
 from truthloop.events import relay
-from truthloop.events.passed_on import first_id_at, id_time_ms
-from truthloop.events.record import COLLECTION, record
+from truthloop.events.record import record
 from truthloop.settings import Settings
 from truthloop.store.connection import Store, connect
 
@@ -97,13 +95,6 @@ def relay_in_this_process(settings: Settings) -> Iterator[list[relay.Standing]]:
     assert not thread.is_alive()
 
 
-def wait_for(condition, what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
 class Writer:
     """Writes events of a few subjects until it is told to end, whatever MongoDB does."""
 
@@ -175,15 +166,6 @@ def all_arrived_in_order(kafka: Kafka, written: dict[str, tuple[str, int]]) -> N
             first[event["subject"]].append(int(event["sequence"]))
     assert all(sequences == sorted(sequences) for sequences in first.values())
     assert all(len(numbers) == 1 for numbers in partitions.values())
-
-
-def backdated(store: Store, subject: str, seconds: float) -> str:
-    """Writes an event as if it had been made before."""
-    written = write(store, subject)
-    document = store[COLLECTION].find_one_and_delete({"_id": written})
-    document["_id"] = first_id_at(id_time_ms(written) - int(seconds * 1000))[:-12] + written[-12:]
-    store[COLLECTION].insert_one(document)
-    return document["_id"]
 
 
 def write_job(store: Store, job: str, sequence: int, verb: str, state: str) -> str:

@@ -11,12 +11,11 @@ import jsonschema
 import pytest
 
 from cli.processes import Terminal
-from events.log import write
+from events.log import backdated, write
 from events.relays import (
     SCHEMA,
     all_arrived_in_order,
     arrived,
-    backdated,
     relay_in_this_process,
     wait_for,
     with_messages,

@@ -10,13 +10,12 @@ from pymongo.change_stream import ChangeStream
 from pymongo.errors import OperationFailure
 
 from events.closed_partition import door
-from events.log import write
+from events.log import backdated, write
 from events.relays import (
     TOPIC,
     Writer,
     all_arrived_in_order,
     arrived,
-    backdated,
     relay_in_this_process,
     wait_for,
 )

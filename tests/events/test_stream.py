@@ -13,10 +13,11 @@ import pytest
 from pymongo.change_stream import ChangeStream
 from pymongo.errors import OperationFailure
 
-from events.log import write, write_many
+from events.log import backdated, write, write_many
+from predict.given import wait_until
 from truthloop.errors import CursorRefused, DatabaseUnavailable, InputRefused, Unavailable
 from truthloop.events import listeners
-from truthloop.events.passed_on import first_id_at, id_time_ms
+from truthloop.events.passed_on import first_id_at
 from truthloop.events.record import COLLECTION, record
 from truthloop.events.stream import EventHub, list_events
 from truthloop.store import embedded
@@ -53,22 +54,6 @@ class Follower:
     def has_ended(self) -> bool:
         self.thread.join(DEADLINE_SECONDS)
         return not self.thread.is_alive() and self._seen.get_nowait() is None
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def backdated(store: Store, subject: str, seconds: float) -> str:
-    """Writes an event as if its id had been made before, as a slow transaction's is."""
-    written = write(store, subject)
-    document = store[COLLECTION].find_one_and_delete({"_id": written})
-    document["_id"] = first_id_at(id_time_ms(written) - int(seconds * 1000))[:-12] + written[-12:]
-    store[COLLECTION].insert_one(document)
-    return document["_id"]
 
 
 # Pages

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ingest.loading import ANNOTATION, only, stored, write
-from ingest.processes_of_load import LOAD_AGAIN, wait_until
+from ingest.processes_of_load import LOAD_AGAIN
+from predict.given import wait_until
 from truthloop.errors import Unavailable
 from truthloop.ingest import batches, ledger
 from truthloop.ingest.load import interrupted_loads, load

@@ -3,18 +3,9 @@
 import os
 from pathlib import Path
 
-import pytest
-
 from predict.given import png
 from truthloop.ingest import thumbnails
 from truthloop.workspace import Workspace
-
-
-@pytest.fixture
-def workspace(store, settings, tmp_path) -> Workspace:
-    workspace = Workspace(store)
-    workspace.settings = store.settings = settings.model_copy(update={"home": tmp_path / "home"})
-    return workspace
 
 
 def kept(workspace: Workspace) -> set[str]:

@@ -14,12 +14,8 @@ from typing import Any
 
 import pytest
 
-from monitor.written import (
-    assert_proved,
-    current,
-    metadata,
-    wait_for,
-)
+from monitor.written import assert_proved, current, metadata
+from predict.given import wait_until
 from truthloop.errors import (
     DatabaseRefused,
     DatabaseUnavailable,
@@ -39,7 +35,7 @@ def follower(store: Store) -> Iterator[None]:
     stop = threading.Event()
     thread = threading.Thread(target=follow.follow, args=(store, stop))
     thread.start()
-    wait_for(lambda: read_kept(store) is not None)
+    wait_until(lambda: read_kept(store) is not None)
     yield
     stop.set()
     thread.join()
@@ -59,7 +55,7 @@ def test_while_it_is_written_to_an_answer_has_all_that_was_written_before_its_as
             continue
         before = [images for moment, images in written if moment < found.as_of]
         assert found.images >= max(before, default=0)
-    wait_for(lambda: read_kept(store) is not None and status(store, catch_up=False).images == 2000)
+    wait_until(lambda: read_kept(store) is not None and status(store, catch_up=False).images == 2000)
 
 
 @pytest.mark.usefixtures("follower")
@@ -73,7 +69,7 @@ def test_a_follower_goes_on_after_its_figures_were_declared_void(store: Store):
     store["metadata"].insert_one(metadata("a"))
     follow.void(store)
 
-    wait_for(lambda: read_kept(store) is not None)
+    wait_until(lambda: read_kept(store) is not None)
     assert status(store).images == 1
 
 
@@ -173,7 +169,7 @@ def test_a_follower_survives_an_error_that_nobody_thought_of(store: Store, monke
     thread.start()
     store["metadata"].insert_one(metadata("a"))
     try:
-        wait_for(lambda: (kept := read_kept(store)) is not None and bool(sum(kept.figures.states.values())))
+        wait_until(lambda: (kept := read_kept(store)) is not None and bool(sum(kept.figures.states.values())))
     finally:
         stop.set()
         thread.join()
@@ -194,18 +190,18 @@ def test_a_killed_leader_is_followed_by_another_and_the_figures_hold(store: Stor
     for process in processes:
         process.start()
     try:
-        wait_for(lambda: read_kept(store) is not None, seconds=60)
+        wait_until(lambda: read_kept(store) is not None, seconds=60)
         for number in range(300):
             store["metadata"].insert_one(metadata(f"{number}"))
             if number == 150:
                 assert processes[0].pid is not None
                 os.kill(processes[0].pid, signal.SIGKILL)
-        wait_for(lambda: status(store).images == 300)
+        wait_until(lambda: status(store).images == 300)
     finally:
         for process in processes:
             process.kill()
             process.join()
-    wait_for(lambda: follow.catch_up(store))
+    wait_until(lambda: follow.catch_up(store))
     assert_proved(store)
 
 

@@ -1,7 +1,5 @@
 """What the tests of the figures share: documents as others write them, and the proof of what is counted."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from monitor import reference
@@ -68,10 +66,3 @@ def assert_proved(store: Store) -> None:
     kept = read_kept(store)
     assert kept is not None
     assert kept.figures == recount.count(store)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.01)

@@ -8,6 +8,7 @@ from predict.given import png
 from truthloop.blobs import Blobs
 from truthloop.ingest.images import StoredImage, store_image
 from truthloop.store.connection import Store
+from truthloop.workspace import Workspace
 
 
 @pytest.fixture
@@ -21,3 +22,10 @@ def blobs(store: Store, tmp_path: Path) -> Blobs:
 def image(store: Store, blobs: Blobs) -> StoredImage:
     """A stored image of a few pixels."""
     return store_image(blobs, store.settings, png(51))
+
+
+@pytest.fixture
+def images(store: Store, blobs: Blobs) -> list[str]:
+    """Ten images with pixels, in the order of their ids."""
+    workspace = Workspace(store)
+    return sorted(workspace.ingest_image(png(grey + 1), name=f"{grey}.png").image_id for grey in range(10))

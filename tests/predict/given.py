@@ -116,13 +116,18 @@ def loaded(*models: TinyModel) -> LoadedModels:
 @contextmanager
 def working(worker: Worker, *, alive: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
     """A worker on a thread; what is given stops it, and so does the end."""
+    with on_a_thread(worker.run, alive=alive) as stop:
+        yield stop
+
+
+@contextmanager
+def on_a_thread(run: Callable[..., object], **more: Any) -> Iterator[threading.Event]:
+    """What runs a worker until it is stopped, on a thread; what is given stops it, and so does the end."""
     stop, ready = threading.Event(), threading.Event()
-    thread = threading.Thread(
-        target=worker.run, args=(stop,), kwargs={"ready": ready.set, "alive": alive}, daemon=True
-    )
+    thread = threading.Thread(target=run, args=(stop,), kwargs={"ready": ready.set, **more}, daemon=True)
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(60)
         yield stop
     finally:
         stop.set()

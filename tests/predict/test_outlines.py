@@ -1,7 +1,6 @@
 """Outlines of real images by real models, at once and as a task."""
 
 import io
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from predict.given import wait_until
+from predict.given import on_a_thread, wait_until
 from truthloop.contours import objects_of
 from truthloop.errors import ImageRefused, InputRefused, NotFound
 from truthloop.models.catalogue import Catalogue
@@ -131,14 +130,8 @@ def workspace(store, with_models, tmp_path) -> Iterator[Workspace]:
 
 @pytest.fixture
 def worker(workspace) -> Iterator[None]:
-    stop, ready = threading.Event(), threading.Event()
-    thread = threading.Thread(target=workspace.run_worker, args=(stop,), kwargs={"ready": ready.set}, daemon=True)
-    thread.start()
-    assert ready.wait(60)
-    yield
-    stop.set()
-    thread.join(60)
-    assert not thread.is_alive()
+    with on_a_thread(workspace.run_worker):
+        yield
 
 
 def test_a_task_finds_what_the_function_finds(workspace, worker, shared_data):

@@ -1,6 +1,5 @@
 """Jobs with models of the catalogue on real photographs."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from predict.given import on_a_thread
 from truthloop.ingest.images import store_image
 from truthloop.predict.documents import JobState
 from truthloop.store.connection import Store
@@ -21,14 +21,8 @@ def workspace(store: Store, shared_data: Path, tmp_path: Path) -> Iterator[Works
         update={"blobs": f"file://{tmp_path / 'blobs'}", "models": shared_data / "models"}
     )
     workspace = Workspace(store)
-    stop, ready = threading.Event(), threading.Event()
-    thread = threading.Thread(target=workspace.run_worker, args=(stop,), kwargs={"ready": ready.set})
-    thread.start()
-    assert ready.wait(60)
-    yield workspace
-    stop.set()
-    thread.join(60)
-    assert not thread.is_alive()
+    with on_a_thread(workspace.run_worker):
+        yield workspace
 
 
 def test_each_kind_of_model_answers_in_its_own_way_and_can_be_drawn(
