@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self, overload
 
 from truthloop.blobs import Blobs
-from truthloop.datasets.build import build, settle_stopped
+from truthloop.datasets.build import build
 from truthloop.datasets.documents import (
     DatasetPage,
     DatasetReport,
@@ -18,6 +18,7 @@ from truthloop.datasets.documents import (
     unheard,
 )
 from truthloop.datasets.export import Format, export
+from truthloop.datasets.settle import settle_stopped
 from truthloop.datasets.show import left_out, list_datasets, show_dataset
 from truthloop.datasets.splits import DEFAULT as DEFAULT_SPLIT
 from truthloop.datasets.why import Story, why

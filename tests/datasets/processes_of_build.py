@@ -9,11 +9,13 @@ import sys
 BUILD = """
 import os, signal, sys
 from truthloop.datasets import build as module
+from truthloop.datasets import settle
 from truthloop.settings import load_settings
 from truthloop.store.connection import connect
 
 phase, sign = sys.argv[1], sys.argv[2]
-module.LEASE_SECONDS, module.BEAT_SECONDS = 1.0, 0.2
+for each in (module, settle):
+    each.LEASE_SECONDS, each.BEAT_SECONDS = 1.0, 0.2
 
 def reached(at):
     print(at, flush=True)

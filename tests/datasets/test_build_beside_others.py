@@ -12,7 +12,8 @@ from datasets.documents import BOX, annotation, prediction
 from datasets.given_builds import events, fill, stored, temporaries
 from datasets.processes_of_build import start_build
 from truthloop.datasets import build as module
-from truthloop.datasets.build import build, settle_stopped
+from truthloop.datasets.build import build
+from truthloop.datasets.settle import settle_stopped
 from truthloop.datasets.show import list_datasets, show_dataset
 from truthloop.errors import AlreadyRunning
 from truthloop.ingest.load import load

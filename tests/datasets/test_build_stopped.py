@@ -13,7 +13,9 @@ from datasets.given_builds import events, fill, stored, temporaries
 from datasets.processes_of_build import PHASES, killed, start_build, wait_for
 from predict.given import wait_until
 from truthloop.datasets import build as module
-from truthloop.datasets.build import build, settle_stopped
+from truthloop.datasets import settle as settling
+from truthloop.datasets.build import build
+from truthloop.datasets.settle import settle, settle_stopped
 from truthloop.datasets.show import list_datasets
 from truthloop.errors import Conflict, DiskFull, LeaseLost
 
@@ -108,7 +110,7 @@ def test_a_build_whose_place_was_taken_stops(store):
 
     def take(phase: str) -> None:
         if phase == "written":
-            module.settle(store, 1)
+            settle(store, 1)
 
     with pytest.raises(LeaseLost):
         build(store, reached=take)
@@ -122,24 +124,24 @@ def test_a_rename_that_happens_while_the_version_is_settled_finds_nothing_to_ren
     fill(store)
     build(store)
     assert killed(start_build("reported"))
-    look, renamed = module._uuid, []
+    look, renamed = settling.uuid_of, []
 
     def look_while_the_sleeper_renames(store, name):
         found = look(store, name)
-        if name == module.DATASET:
+        if name == settling.DATASET:
             try:
                 store.client.admin.command(
                     "renameCollection",
-                    f"{store.database.name}.{module.TEMPORARY}2",
-                    to=f"{store.database.name}.{module.DATASET}",
+                    f"{store.database.name}.{settling.TEMPORARY}2",
+                    to=f"{store.database.name}.{settling.DATASET}",
                     dropTarget=True,
                 )
             except OperationFailure as error:
                 renamed.append(error.code)
         return found
 
-    monkeypatch.setattr(module, "_uuid", look_while_the_sleeper_renames)
-    module.settle(store, 2)
+    monkeypatch.setattr(settling, "uuid_of", look_while_the_sleeper_renames)
+    settle(store, 2)
 
     assert renamed == [module._NAMESPACE_NOT_FOUND]
     assert {entry["dataset_version"] for entry in stored(store)} == {1}
@@ -151,7 +153,7 @@ def test_a_collection_that_is_not_the_builds_own_is_not_put_in_place(store):
 
     def replaced(phase: str) -> None:
         if phase == "reported":
-            name = f"{module.TEMPORARY}2"
+            name = f"{settling.TEMPORARY}2"
             store.database.drop_collection(name)
             store[name].insert_one({"dataset_version": 99})
 
@@ -170,10 +172,10 @@ def test_what_was_killed_while_it_was_undone_is_undone_to_its_end_by_the_next(st
 
     monkeypatch.setattr(module.files, "remove_folder", die)
     with pytest.raises(KeyboardInterrupt):
-        module.settle(store, 1)
+        settle(store, 1)
     monkeypatch.undo()
 
-    assert module.settle(store, 1).outcome == "undone"
+    assert settle(store, 1).outcome == "undone"
     name = store["truthloop.datasets"].find_one({"_id": 1})["folder"]
     assert not list((store.settings.home / "datasets").glob(f"{name}*"))
 

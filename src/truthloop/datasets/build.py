@@ -26,31 +26,36 @@ from uuid import uuid4
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
-from pymongo import IndexModel, ReturnDocument
-from pymongo.client_session import ClientSession
+from pymongo import IndexModel
 from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from truthloop.datasets import entries as files
-from truthloop.datasets.documents import Clipped, DatasetReport, Progress, Seconds, Settled, unheard
+from truthloop.datasets.documents import Clipped, DatasetReport, Progress, Seconds, unheard
 from truthloop.datasets.documents import UnknownImages as Unknown
 from truthloop.datasets.gather import Decided, Selector, decide_range, ranges
 from truthloop.datasets.report import Tally
+from truthloop.datasets.settle import (
+    BEAT_SECONDS,
+    COLLECTION,
+    DATASET,
+    LEASE_NAME,
+    LEASE_SECONDS,
+    TEMPORARY,
+    finish,
+    settle,
+    settle_all,
+    taken_over,
+    uuid_of,
+)
 from truthloop.datasets.snapshot import Snapshot
-from truthloop.errors import AlreadyRunning, DatabaseRefused, LeaseLost, TruthloopError
-from truthloop.events.record import record
+from truthloop.errors import AlreadyRunning, DatabaseRefused, TruthloopError
 from truthloop.ingest.ledger import unfinished_loads
 from truthloop.ingest.synthetic import is_synthetic
 from truthloop.store import lease as leases
 from truthloop.store.connection import Store
 from truthloop.store.lease import Lease
 
-COLLECTION = "truthloop.datasets"
-DATASET = "bbox_dataset"
-TEMPORARY = "truthloop.dataset_building_"
-LEASE_NAME = "datasets"
-# A build that was killed keeps the next one waiting for as long.
-LEASE_SECONDS, BEAT_SECONDS = 10.0, 2.0
 _POLL_SECONDS = 0.2
 # Images from which on the index on image_id is made after the documents are stored.
 INDEX_LAST_FROM = 50_000
@@ -110,7 +115,7 @@ def build(
         )
     with _place(store, progress) as lease:
         leases.renew(store, lease)  # who was asleep until its time ran out mustn't settle the build of another
-        _settle_all(store)
+        settle_all(store)
         leases.renew(store, lease)
         return _Build(store, lease, without_incorrect, progress, reached).run()
 
@@ -135,14 +140,14 @@ class _Build:
         try:
             return self._phases()
         except BaseException as error:
-            taken_over = False
+            was_undone = False
             with suppress(TruthloopError):  # that the database is gone may be why it stopped
                 with self._store.errors():
                     found = self._store[COLLECTION].find_one({"_id": self._version}, {"state": 1}) or {}
-                taken_over = found.get("state") == "undone"
+                was_undone = found.get("state") == "undone"
                 settle(self._store, self._version)
-            if taken_over and isinstance(error, TruthloopError):  # whatever it then met came of that
-                raise _taken_over(self._version) from error
+            if was_undone and isinstance(error, TruthloopError):  # whatever it then met came of that
+                raise taken_over(self._version) from error
             raise
 
     def _phases(self) -> DatasetReport:
@@ -216,7 +221,7 @@ class _Build:
             large = store["metadata"].estimated_document_count() >= INDEX_LAST_FROM
             if not large:
                 store[self._temporary].create_indexes([index])
-        uuid = _uuid(store, self._temporary)
+        uuid = uuid_of(store, self._temporary)
         snapshot, tally = Snapshot(store), Tally()
         deciding = _decide(
             store,
@@ -273,7 +278,7 @@ class _Build:
         except DatabaseRefused as error:
             cause = error.__cause__
             if isinstance(cause, OperationFailure) and cause.code in (_NAMESPACE_NOT_FOUND, _OTHER_UUID):
-                raise _taken_over(self._version) from error
+                raise taken_over(self._version) from error
             raise
 
     def _update(self, fields: dict[str, Any]) -> None:
@@ -282,11 +287,11 @@ class _Build:
                 {"_id": self._version, "state": "building"}, {"$set": fields}
             )
         if not updated.matched_count:
-            raise _taken_over(self._version)
+            raise taken_over(self._version)
 
     def _hold(self) -> None:
         if self._lease.lost.is_set():
-            raise _taken_over(self._version)
+            raise taken_over(self._version)
 
 
 def _decide(
@@ -383,123 +388,3 @@ def _place(store: Store, progress: Progress) -> Iterator[Lease]:
         time.sleep(_POLL_SECONDS)
     with leases.held(store, lease, every_seconds=BEAT_SECONDS):
         yield lease
-
-
-def settle_stopped(store: Store) -> tuple[list[Settled], bool]:
-    """Finishes or undoes the builds that stopped in between, unless one is running.
-
-    Returns:
-        What became of them, and whether a build is running (or has stopped so lately that it may be).
-    """
-    holder = f"settle-{uuid4().hex}"
-    lease = leases.acquire(store, LEASE_NAME, holder=holder, seconds=LEASE_SECONDS)
-    if lease is None:
-        return [], True
-    with leases.held(store, lease, every_seconds=BEAT_SECONDS):
-        return _settle_all(store), False
-
-
-def _settle_all(store: Store) -> list[Settled]:
-    with store.errors():
-        stopped = [found["_id"] for found in store[COLLECTION].find({"state": "building"}, {"_id": 1})]
-        settled = [settle(store, version) for version in sorted(stopped)]
-        # What a builder that was taken for dead left behind when it woke up.
-        for name in store.database.list_collection_names(filter={"name": {"$regex": f"^{TEMPORARY}"}}):
-            store.database.drop_collection(name)
-    return settled
-
-
-def settle(store: Store, version: int) -> Settled:
-    """Finishes a build that had swapped, undoes one that hadn't; its builder can't go on afterwards."""
-    with store.errors():
-        found = store[COLLECTION].find_one({"_id": version}) or {}
-        # First, so that its builder, if it lives, can't swap once this has looked whether it did.
-        store.database.drop_collection(f"{TEMPORARY}{version}")
-        swapped = "collection_uuid" in found and _uuid(store, DATASET) == found["collection_uuid"]
-    if found.get("state") == "built" or swapped:
-        finish(store, version)
-        return Settled(version=version, outcome="finished")
-    if "folder" in found:  # before the record says so, else who is killed in between leaves it for ever
-        files.remove_folder(files.folder_of(store.settings.home, found["folder"]))
-    with store.errors():
-        store[COLLECTION].update_one(
-            {"_id": version, "state": "building"},
-            {"$set": {"state": "undone"}, "$unset": {"report": "", "collection_uuid": "", "sha256": ""}},
-        )
-    return Settled(version=version, outcome="undone")
-
-
-def finish(store: Store, version: int, *, swap_seconds: float | None = None) -> DatasetReport:
-    """The last step: the record says `built` and the log has the event, once, whoever does it.
-
-    Args:
-        store: the workspace.
-        version: whose collection is in place.
-        swap_seconds: how long that took, where it is known.
-
-    Raises:
-        LeaseLost: the version was undone.
-    """
-
-    def work(session: ClientSession) -> dict[str, Any] | None:
-        built = store[COLLECTION].find_one_and_update(
-            {"_id": version, "state": "building"},
-            {
-                "$set": {"state": "built", "built": datetime.now(UTC), "report.seconds.swap": swap_seconds},
-                "$inc": {"revision": 1},
-            },
-            return_document=ReturnDocument.AFTER,
-            session=session,
-        )
-        if built is None:  # somebody else was quicker
-            return store[COLLECTION].find_one({"_id": version, "state": "built"}, session=session)
-        said = built["report"]
-        record(
-            store,
-            session,
-            type="dataset.built",
-            subject=str(version),
-            source="/datasets",
-            sequence=int(built["revision"]),
-            data={
-                "state": "built",
-                "images": said["images"],
-                "entries": said["entries"],
-                "human": said["human"]["images"],
-                "model": said["model"]["images"],
-                "unseen": said["left_out"]["unseen"],
-                "refused": said["left_out"]["refused"],
-                "audited_incorrect": said["left_out"]["audited_incorrect"],
-                "without_incorrect": said["without_incorrect"],
-            },
-        )
-        return built
-
-    built = store.transaction(work)
-    if built is None:
-        raise _taken_over(version)
-    return report_of(built)
-
-
-def report_of(found: dict[str, Any]) -> DatasetReport:
-    """The report in a record."""
-    return DatasetReport.model_validate({**found["report"], "built_at": found["built"]})
-
-
-def _uuid(store: Store, name: str) -> Any:
-    """The identity of a collection; None if there is none of that name."""
-    with store.errors():
-        found = list(store.database.list_collections(filter={"name": name}))
-    return found[0]["info"]["uuid"] if found else None
-
-
-def current_uuid(store: Store) -> Any:
-    """The identity of `bbox_dataset`; None if there is none."""
-    return _uuid(store, DATASET)
-
-
-def _taken_over(version: int) -> LeaseLost:
-    return LeaseLost(
-        f"The build of version {version} stood still for so long that it was taken for dead and undone. "
-        "Build again."
-    )

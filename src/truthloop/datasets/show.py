@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from truthloop.datasets import entries as files
-from truthloop.datasets.build import COLLECTION, current_uuid, report_of
 from truthloop.datasets.documents import DatasetItem, DatasetPage, DatasetReport, LeftOutImage
+from truthloop.datasets.settle import COLLECTION, current_uuid, report_of
 from truthloop.errors import FileRefused, InputRefused, NotFound
 from truthloop.store.connection import Store
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from truthloop.answers import Answer
 from truthloop.datasets import entries as files
-from truthloop.datasets.build import COLLECTION as DATASETS
 from truthloop.datasets.rule import Document, Entry, LeftOut, Reason, decide, verdict_on
+from truthloop.datasets.settle import COLLECTION as DATASETS
 from truthloop.datasets.show import file_of
 from truthloop.errors import FileRefused, NotFound
 from truthloop.events.documents import Event

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from truthloop.datasets.build import COLLECTION as DATASETS
-from truthloop.datasets.build import DATASET, current_uuid, settle_stopped
+from truthloop.datasets.settle import COLLECTION as DATASETS
+from truthloop.datasets.settle import DATASET, current_uuid, settle_stopped
 from truthloop.errors import TruthloopError
 from truthloop.events.kafka import Cluster, own_topics
 from truthloop.events.relay import waiting
