@@ -97,7 +97,7 @@ def test_a_path_that_is_not_there_makes_no_workspace(nowhere, tmp_path):
     (tmp_path / "empty").mkdir()
     empty = nowhere.run("ingest", tmp_path / "empty")
 
-    assert (missing.returncode, empty.returncode) == (2, 1)
+    assert (missing.returncode, empty.returncode) == (1, 1)
     assert "holds no file" in empty.stderr
     assert not nowhere.home.exists()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cli.processes import Terminal, interrupt, wait_for
+from truthloop.store.connection import Store
 
 FACES = "opencv_faces"
 
@@ -114,6 +115,37 @@ def test_a_folder_is_no_image(filled: Terminal, pictures: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{pictures} is a folder. Name a file" in done.stderr.replace("\n", " ")
     assert read(filled, "jobs", "list")["items"] == []
+
+
+def test_an_image_that_is_neither_a_file_nor_an_id_ends_with_1_as_what_is_not_there_does_elsewhere(
+    filled: Terminal,
+) -> None:
+    job = read(filled, "jobs", "create", FACES)["id"]
+    for name in ("nofile", "a" * 300):  # no file can have the longer one
+        for arguments in (("submit", FACES), ("create", FACES), ("execute", job)):
+            done = filled.run("jobs", *arguments, name)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "No image has the id" in done.stderr
+    assert filled.run("why", "nofile").returncode == 1
+
+
+def test_an_image_of_the_workspace_may_have_a_file_s_name_as_its_id(filled: Terminal, store: Store) -> None:
+    ingested = store["metadata"].find_one({})
+    assert ingested is not None
+    store["metadata"].insert_one({**ingested, "_id": "cat", "image_id": "cat.jpg"})
+
+    assert read(filled, "jobs", "submit", FACES, "cat.jpg")["image_id"] == "cat.jpg"
+
+
+def test_a_job_that_was_not_executed_has_no_result_and_the_command_that_executes_it_is_named(
+    filled: Terminal,
+) -> None:
+    job = read(filled, "jobs", "create", FACES)
+
+    done = filled.run("jobs", "result", job["id"])
+
+    assert done.returncode == 1
+    assert "it has not been executed. Execute it, as `truthloop jobs execute` does." in done.stderr
 
 
 def test_a_result_that_has_not_come_says_what_it_waits_for_and_how_to_read_it_later(

@@ -2,11 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+import truthloop
 from cli.processes import Terminal
 
 COMMANDS = ["up", "down", "load", "sample", "status", "images", "events", "settings", "doctor"]
@@ -52,6 +57,20 @@ def test_help_waits_for_no_heavy_import() -> None:
     assert loaded & {"fastapi", "uvicorn", "matplotlib", "pymongo", "numpy", "cloudevents", "structlog"} == set()
 
 
+def test_only_the_service_and_its_clients_speak_of_routes() -> None:
+    """What the stages say is read on terminals and in notebooks, too."""
+    package = Path(truthloop.__file__).parent
+    served = [package / "api", package / "simulate"]
+    speaking = [
+        path
+        for path in package.rglob("*.py")
+        if not any(map(path.is_relative_to, served))
+        and re.search(r"/api/v\d|\b(POST|GET|PUT|DELETE) /", path.read_text())
+    ]
+
+    assert speaking == []
+
+
 def test_the_version_is_the_package_s(nowhere: Terminal) -> None:
     from truthloop import __version__
 
@@ -65,7 +84,6 @@ def test_the_version_is_the_package_s(nowhere: Terminal) -> None:
         (["status", "--colour"], "--colour"),
         (["images", "--state", "seen"], "'unprocessed'"),
         (["images", "--state", "correct", "--limit", "0"], "--limit"),
-        (["load", "no-such-file.json"], "no-such-file.json"),
         (["load"], "PATH"),
         (["load", ".", "--into", "images"], "bbox.model"),
         (["up", "--port", "0"], "--port"),
@@ -79,6 +97,83 @@ def test_wrong_use_is_one_line_and_exit_code_2(nowhere: Terminal, arguments: lis
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["load", "MISSING"],
+        ["ingest", "MISSING"],
+        ["ingest", "HERE", "MISSING"],
+        ["models", "add", "MISSING"],
+        ["models", "try", "opencv_faces", "MISSING"],
+        ["outline", "MISSING"],
+        ["simulate", "--images", "MISSING"],
+        ["worker", "--heartbeat", "MISSING/beat"],
+        ["models", "try", "opencv_faces", "HERE", "--plot", "MISSING/a.png"],
+    ],
+)
+def test_a_path_that_is_not_there_is_failed_work_for_every_command_and_makes_no_workspace(
+    nowhere: Terminal, tmp_path: Path, arguments: list[str]
+) -> None:
+    here = tmp_path / "here.png"
+    cv2.imwrite(str(here), np.full((48, 64, 3), 90, np.uint8))
+    missing = tmp_path / "missing"
+    done = nowhere.run(
+        *(each.replace("HERE", str(here)).replace("MISSING", str(missing)) for each in arguments), "--json"
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    problem = json.loads(done.stderr)
+    assert problem["title"] == "File refused"
+    assert str(missing) in problem["detail"]
+    assert not nowhere.home.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["outline", "FOLDER"],
+        ["models", "add", "FOLDER"],
+        ["models", "try", "opencv_faces", "FOLDER"],
+        ["worker", "--heartbeat", "FOLDER"],
+        ["status", "--png", "FOLDER"],
+        ["failures", "--summary", "--png", "FOLDER"],
+        ["failures", "--summary", "--plot", "FOLDER"],
+        ["outline", "a.jpg", "--plot", "FOLDER"],
+        ["outline", "a.jpg", "--svg", "FOLDER"],
+        ["outline", "a.jpg", "--coco", "FOLDER"],
+        ["models", "try", "opencv_faces", "a.jpg", "--plot", "FOLDER"],
+        ["jobs", "result", "some-job", "--plot", "FOLDER"],
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_failed_work_for_every_command(
+    nowhere: Terminal, tmp_path: Path, arguments: list[str]
+) -> None:
+    done = nowhere.run(*(each.replace("FOLDER", str(tmp_path)) for each in arguments), "--json")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    problem = json.loads(done.stderr)
+    assert problem["title"] == "File refused"
+    assert str(tmp_path) in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["outline", "a.jpg"],
+        ["models", "try", "opencv_faces", "a.jpg"],
+        ["status"],
+        ["failures", "--summary"],
+        ["jobs", "result", "some-job"],
+    ],
+)
+def test_a_picture_that_its_name_says_is_no_png_file_is_wrong_use(nowhere: Terminal, arguments: list[str]) -> None:
+    option = "--png" if arguments[0] == "status" else "--plot"
+    done = nowhere.run(*arguments, option, "a.svg")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a.svg isn't a PNG file by its name" in done.stderr
 
 
 def test_a_wrong_setting_is_wrong_use(nowhere: Terminal) -> None:

@@ -106,6 +106,17 @@ def test_all_as_json_is_one_image_a_line(sampled: Terminal) -> None:
     assert lines
 
 
+def test_the_next_page_of_images_is_named_as_it_is_to_be_typed(empty: Terminal, tmp_path: Path) -> None:
+    empty.answer("load", write(tmp_path / "metadata.json", *({"image_id": f"a {n}"} for n in range(3))))
+
+    listed = empty.run("images", "--state", "unprocessed", "--limit", "2")
+
+    told = "There are more: truthloop images --after 'a 1' --state unprocessed --limit 2\n"
+    assert listed.stderr == told
+    command = shlex.split(told.partition(": truthloop ")[2])
+    assert list(ids(empty.answer(*command))) == ["a 2"]
+
+
 def test_events_are_cloudevents_one_a_line(sampled: Terminal) -> None:
     events = [json.loads(line) for line in sampled.answer("events", "--json").splitlines()]
     rest = sampled.answer("events", "--json", "--after", events[0]["id"]).splitlines()

@@ -99,6 +99,24 @@ def test_events_from_kafka_are_chosen_by_entity_subject_and_type(store, kafka, w
     assert from_log == f"Inference job (id: {other}) queued: queued\n"
 
 
+def test_that_kafka_has_more_than_the_limit_is_said_beside_the_answer(store, kafka, with_kafka, terminal):
+    job = uuid.uuid4().hex
+    for sequence in (1, 2, 3):
+        write_job(store, job, sequence, "updated", "created")
+    last = store[COLLECTION].find_one({}, sort=[("_id", -1)])["_id"]
+    with relay_in_this_process(with_kafka):
+        wait_for(lambda: arrived(kafka, {last}, "truthloop.job"), "the events")
+
+    def told(*options: str) -> tuple[int, bool]:
+        done = terminal.run("events", "--from-kafka", "--subject", job, *options)
+        assert done.returncode == 0
+        return len(done.stdout.splitlines()), "There are more: give a greater --limit." in done.stderr
+
+    assert told("--limit", "2") == (2, True)
+    assert told("--limit", "3") == (3, False)
+    assert told("--limit", "2", "--json") == (2, False)
+
+
 def test_messages_that_are_no_events_are_counted_and_left_out(store, kafka, with_kafka, terminal):
     kafka.clear()
     written = write(store, "before")

@@ -95,6 +95,21 @@ def test_what_stands_against_a_run_is_said_in_a_line(terminal: Terminal, tmp_pat
     assert "holds no image" in said("--images", str(tmp_path / "empty"))
 
 
+def test_a_broken_file_in_the_folder_is_named_with_what_to_do(terminal: Terminal, tmp_path):
+    broken = tmp_path / "pictures" / "some" / "broken.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("no image")
+
+    done = terminal.run("simulate", "--jobs", "4", "--models", "opencv_faces", "--images", str(tmp_path), "--json")
+
+    assert done.returncode == 1
+    told = json.loads(done.stdout)["unexpected"]
+    assert told
+    for text in told:
+        assert text.startswith(f"{broken}: ")
+        assert text.endswith("Mend the file, or take it out of the folder.")
+
+
 def test_a_url_needs_its_token(tmp_path):
     done = Terminal(tmp_path / ".truthloop", TRUTHLOOP_URL="http://127.0.0.1:8080").run("simulate")
 

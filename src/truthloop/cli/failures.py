@@ -80,7 +80,6 @@ def show_failures(
         typer.Option(
             "--png",
             metavar="FILE",
-            dir_okay=False,
             callback=png_path,
             help="With --summary: also as a figure, a PNG file.",
         ),
@@ -90,7 +89,6 @@ def show_failures(
         typer.Option(
             "--plot",
             metavar="FILE",
-            dir_okay=False,
             callback=png_path,
             help="With one IMAGE_ID: also as a picture, a PNG file; with --summary: the worst image.",
         ),

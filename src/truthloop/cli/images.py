@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, counting, messages, write, write_json
+from truthloop.cli.screen import console, counting, tell_of_more, write, write_json
 from truthloop.monitor.documents import ImageItem, ImagePage, State
 
 if TYPE_CHECKING:
@@ -49,13 +49,7 @@ def list_images(
         for item in page.items:
             write(_line(item))
     if page.next is not None and not as_json:
-        of_state = f"--state {state} " if state else ""
-        messages().print(
-            f"These are {len(page.items)}; there are more: truthloop images {of_state}--after {page.next}",
-            style="dim",
-            markup=False,
-            soft_wrap=True,  # to be copied
-        )
+        tell_of_more("images", page.next, limit=limit, default_limit=DEFAULT_LIMIT, state=state)
 
 
 def _pages(

@@ -21,9 +21,7 @@ SHOWN = 20
 
 
 def ingest_images(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", exists=True, help="Image files, or folders of them.")
-    ],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Image files, or folders of them.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at everything, store nothing.")] = False,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
@@ -34,10 +32,12 @@ def ingest_images(
     refused is written with its reason into a file, the rest is taken, and the exit code is 1. Interrupted, the
     same command takes up what is missing.
     """
-    from truthloop.ingest.image_paths import ingest_paths, require_files
+    from truthloop.ingest.image_paths import find_files, ingest_paths, require_files
     from truthloop.settings import load_settings
 
     settings = load_settings()
+    for path in paths:  # a wrong one is told before a workspace is made for the others
+        next(find_files([path], without=settings.home), None)
     require_files(paths, without=settings.home)
     try:
         with open_workspace(settings, create=not dry_run) as workspace, progress_bar() as progress:

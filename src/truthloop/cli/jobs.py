@@ -1,12 +1,13 @@
 """`truthloop jobs ...` and `truthloop batches ...`."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from truthloop.cli.options import Debug, Json, open_workspace
+from truthloop.cli.options import Debug, Json, open_workspace, png_path, read_file
 from truthloop.cli.screen import console, count, messages, number_of, tell_of_more, write, write_file, write_json
 from truthloop.errors import FileRefused, NotFound
 
@@ -38,7 +39,13 @@ Deadline = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    typer.Option("--tolerance", metavar="PIXELS", help="Of a segmentation model: how far outlines may stray."),
+    typer.Option(
+        "--tolerance",
+        metavar="PIXELS",
+        min=0,
+        max=1000,
+        help="Of a segmentation model: how far outlines may stray.",
+    ),
 ]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")]
 After = Annotated[str | None, typer.Option("--after", metavar="ID", help="Only those that come after this one.")]
@@ -91,7 +98,7 @@ def create(
     with open_workspace(create=False) as workspace:
         job = workspace.jobs.create(
             model,
-            **_image(image),
+            **_image(workspace, image),
             deadline_seconds=deadline,
             options={"tolerance": tolerance},
         )
@@ -107,7 +114,7 @@ def execute(
 ) -> None:
     """Put a created job into the queue."""
     with open_workspace(create=False) as workspace:
-        _show_job(workspace.jobs.execute(job_id, **_image(image)), as_json=as_json)
+        _show_job(workspace.jobs.execute(job_id, **_image(workspace, image)), as_json=as_json)
 
 
 @app.command("submit")
@@ -127,7 +134,7 @@ def submit(
     with open_workspace(create=False) as workspace:
         job = workspace.jobs.submit(
             model,
-            **_image(image),
+            **_image(workspace, image),
             deadline_seconds=deadline,
             options={"tolerance": tolerance},
         )
@@ -162,7 +169,10 @@ def result(
         float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait so long for it to end.")
     ] = 0.0,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Write the image with the result on it, as PNG.")
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE", callback=png_path, help="Write the image with the result on it, as PNG."
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
@@ -244,18 +254,29 @@ def batch_results(
                 return
 
 
-def _image(image: str | None) -> dict[str, Any]:
-    """What was named: a file, which is stored with the job, or an image of the workspace."""
+def _image(workspace: "Workspace", image: str | None) -> dict[str, Any]:
+    """What was named: a file, which is stored with the job, or an image of the workspace.
+
+    Raises:
+        FileRefused: it is a folder, a file that can't be read, or looks like one that isn't there.
+        NotFound: no image of the workspace has this id, or it has no pixels here.
+    """
     if image is None:
         return {}
     path = Path(image)
-    if path.is_file():
-        return {"image": path.read_bytes()}
-    if path.is_dir():
-        raise FileRefused(f"{image} is a folder. Name a file; for many images there is `truthloop predict`.")
-    if path.suffix or path.name != image:
-        raise FileRefused(f"There is no file {image}. Name one, or the id of an image of the workspace.")
-    return {"image_id": image}
+    with suppress(OSError):  # a name that no file can have may be an image's id
+        if path.is_dir():
+            raise FileRefused(f"{path} is a folder. Name a file; for many images there is `truthloop predict`.")
+        if path.exists():
+            return {"image": read_file(path, max_bytes=workspace.settings.max_image_bytes)}
+    try:
+        return {"image_id": workspace.image(image).image_id}
+    except NotFound:
+        if path.suffix or path.name != image:
+            raise FileRefused(
+                f"There is no file {image}. Name one, or the id of an image of the workspace."
+            ) from None
+        raise
 
 
 def _wait_and_show(

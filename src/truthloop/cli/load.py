@@ -30,7 +30,7 @@ def _known(collection: str | None) -> str | None:
 
 
 def load_documents(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", exists=True, help="Files, or folders of files.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files, or folders of files.")],
     into: Annotated[
         str | None,
         typer.Option(

@@ -176,7 +176,10 @@ def _for_the_screen(command: Any) -> Any:
 
 
 def exit_code(error: type[TruthloopError]) -> int:
-    """The exit code of a command that ends with such an error: a file that can't be read is no wrong use."""
+    """The exit code of a command that ends with such an error.
+
+    A file or folder that isn't there, or can't be read or written, is no wrong use, wherever it is named.
+    """
     return WRONG_USE if issubclass(error, InputRefused) and not issubclass(error, FileRefused) else FAILED
 
 

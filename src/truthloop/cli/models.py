@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Json, png_path
+from truthloop.cli.options import Debug, Json, png_path, read_file
 from truthloop.cli.screen import console, messages, number_of, percent, write_file, write_json
-from truthloop.errors import FileRefused, InputRefused, TruthloopError
+from truthloop.errors import InputRefused, TruthloopError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -158,9 +158,7 @@ def try_model(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file: JPEG, PNG, WebP, BMP or TIFF.")],
     plot: Annotated[
         Path | None,
-        typer.Option(
-            "--plot", metavar="FILE", dir_okay=False, callback=png_path, help="Also draw it, as a PNG file."
-        ),
+        typer.Option("--plot", metavar="FILE", callback=png_path, help="Also draw it, as a PNG file."),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
@@ -191,11 +189,7 @@ def read_image(path: Path, settings: "Settings") -> "Pixels":
     """
     from truthloop.ingest.image_file import check, decode
 
-    try:
-        with path.open("rb") as file:
-            data = file.read(settings.max_image_bytes + 1)
-    except OSError as error:
-        raise FileRefused(f"{path} can't be read: {error.strerror}. Name a file that can be.") from error
+    data = read_file(path, max_bytes=settings.max_image_bytes)
     checked = check(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     return decode(checked.upright, max_pixels=settings.max_image_pixels)
 

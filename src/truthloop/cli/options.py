@@ -1,4 +1,4 @@
-"""The options and the opening of the workspace that the commands share."""
+"""The options that the commands share, and the opening of the workspace and of the files that they name."""
 
 import threading
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from truthloop.errors import FileRefused
 
 if TYPE_CHECKING:
     from truthloop.settings import Settings
@@ -32,11 +34,35 @@ Heartbeat = Annotated[
 LOOK_SECONDS, PAUSE_SECONDS = 2.0, 1.0
 
 
+def file_path(path: Path | None) -> Path | None:
+    """The callback of an option that names a file to be written, before the work for it is done.
+
+    Raises:
+        FileRefused: it is a folder.
+    """
+    if path is not None and path.is_dir():
+        raise FileRefused(f"{path} is a folder. Name a file.")
+    return path
+
+
 def png_path(path: Path | None) -> Path | None:
-    """The callback of an option that names a PNG file: refuses a name that says something else."""
+    """As `file_path`, for a PNG file: refuses a name that says something else, too."""
     if path is not None and path.suffix.lower() not in ("", ".png"):
         raise typer.BadParameter(f"{path} isn't a PNG file by its name. Name one that ends in .png.")
-    return path
+    return file_path(path)
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """What is in a file that the user named; of a larger one a byte too many, which tells that it is.
+
+    Raises:
+        FileRefused: it isn't there, or can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(max_bytes + 1)
+    except OSError as error:
+        raise FileRefused(f"{path} can't be read: {error.strerror}. Name a file that can be.") from error
 
 
 def open_workspace(settings: "Settings | None" = None, *, create: bool) -> "Workspace":
@@ -130,8 +156,6 @@ def _beat(file: Path | None) -> Callable[[], None]:
     """
     if file is None:
         return lambda: None
-    from truthloop.errors import FileRefused
-
     try:
         file.touch()
         file.unlink()  # also one that an earlier process left, which says nothing of this one

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Json, png_path
+from truthloop.cli.options import Debug, Json, file_path, png_path, read_file
 from truthloop.cli.screen import console, count, messages, number_of, percent, write_file, write_json
-from truthloop.errors import FileRefused, InputRefused
+from truthloop.errors import InputRefused
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +23,7 @@ SHOWN = 20
 
 
 def outline_image(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="An image file.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     model: Annotated[
         str, typer.Option("--model", metavar="MODEL", help="A segmentation model; `truthloop models list`.")
     ] = "deeplab_v3",
@@ -31,7 +31,7 @@ def outline_image(
         float | None,
         typer.Option(
             "--tolerance",
-            metavar="PX",
+            metavar="PIXELS",
             min=0,
             max=1000,
             help="How far an outline may be from the exact one, in pixels of the image; 0 for the exact one. "
@@ -40,16 +40,15 @@ def outline_image(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            "--plot", metavar="FILE", dir_okay=False, callback=png_path, help="Draw them on the image, as PNG."
-        ),
+        typer.Option("--plot", metavar="FILE", callback=png_path, help="Draw them on the image, as PNG."),
     ] = None,
     svg: Annotated[
-        Path | None, typer.Option("--svg", metavar="FILE", dir_okay=False, help="Write them as an SVG drawing.")
+        Path | None,
+        typer.Option("--svg", metavar="FILE", callback=file_path, help="Write them as an SVG drawing."),
     ] = None,
     coco: Annotated[
         Path | None,
-        typer.Option("--coco", metavar="FILE", dir_okay=False, help="Write a COCO file, with polygons."),
+        typer.Option("--coco", metavar="FILE", callback=file_path, help="Write a COCO file, with polygons."),
     ] = None,
     rle: Annotated[bool, typer.Option("--rle", help="With --coco: masks as RLE, which keeps holes.")] = False,
     as_json: Json = False,
@@ -67,11 +66,7 @@ def outline_image(
     from truthloop.settings import load_settings
 
     settings = load_settings()
-    try:
-        with image.open("rb") as file:
-            data = file.read(settings.max_image_bytes + 1)
-    except OSError as error:
-        raise FileRefused(f"{image} can't be read: {error.strerror}. Name another file.") from error
+    data = read_file(image, max_bytes=settings.max_image_bytes)
     if len(data) > settings.max_image_bytes:
         raise too_many_bytes(settings.max_image_bytes)
     with _fetching(model) as progress:

@@ -159,8 +159,6 @@ def tell_of_more(command: str, after: object, *, limit: int, default_limit: int,
     """
     import shlex
 
-    given = {**only, "limit": str(limit) if limit != default_limit else None}
+    given = {"after": str(after), **only, "limit": str(limit) if limit != default_limit else None}
     options = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
-    messages().print(
-        f"There are more: truthloop {command} --after {after}{options}", style="dim", markup=False, soft_wrap=True
-    )
+    messages().print(f"There are more: truthloop {command}{options}", style="dim", markup=False, soft_wrap=True)

@@ -31,7 +31,6 @@ def show_status(
         typer.Option(
             "--png",
             metavar="FILE",
-            dir_okay=False,
             callback=png_path,
             help="Write them as a figure into a PNG file too.",
         ),

@@ -354,7 +354,7 @@ def _findable(store: Store, blobs: Blobs, image_id: str) -> StoredImage:
             if is_key(image_id) and blobs.has(image_id):
                 raise NotFound(
                     f"The file {image_id} came with an inference job and is no image of the workspace; the job's "
-                    "picture shows it. Send it to POST /api/v1/images, or ingest it, to have it as one."
+                    "picture shows it. Ingest it to have it as one."
                 ) from None
         raise
 

@@ -38,6 +38,8 @@ FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.1, 2.0
 # The longest that a `Retry-After` is followed.
 LONGEST_REST_SECONDS = 30.0
 _COME_BACK = (429, 502, 503, 504)
+# What is answered where it is for the image that a request isn't taken.
+_REFUSED = (413, 415, 422)
 # Where an answer keeps whether it is one to a repetition.
 _REPEATED = "truthloop.repeated"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -133,12 +135,13 @@ class Client:
         """Makes a job and executes it, in one request; returns its id."""
         form = {"model": model, "deadline_seconds": repr(deadline_seconds)}
         files = {"image": (picture.name, picture.data, _type(picture))}
-        return _id(self._ask("create+execute", "POST", JOBS, (202,), data=form, files=files))
+        return _id(self._ask("create+execute", "POST", JOBS, (202,), picture=picture, data=form, files=files))
 
     def execute(self, job: str, picture: Picture) -> None:
         """Puts a job into the queue, with its image."""
         headers = {"Content-Type": _type(picture)}
-        self._ask("execute", "POST", f"{JOBS}/{job}", (202,), content=picture.data, headers=headers)
+        path = f"{JOBS}/{job}"
+        self._ask("execute", "POST", path, (202,), picture=picture, content=picture.data, headers=headers)
 
     def read(self, job: str, *, operation: str | None = "read") -> Mapping[str, Any] | None:
         """A job as it stands; None if there is none."""
@@ -196,6 +199,7 @@ class Client:
         expected: Collection[int],
         *,
         headers: Mapping[str, str] | None = None,
+        picture: Picture | None = None,
         **sent: Any,
     ) -> httpx.Response:
         """One request with its repetitions.
@@ -206,6 +210,7 @@ class Client:
             path: with the leading slash.
             expected: the statuses that are answers.
             headers: besides the usual ones.
+            picture: what is sent, to name its file where it is refused.
             **sent: as httpx takes it.
 
         Raises:
@@ -235,7 +240,10 @@ class Client:
                         self._tally.operation(operation, time.monotonic() - began)
                     return answer
                 if answer.status_code not in _COME_BACK:
-                    raise OddAnswer(f"{method} {path} answers {answer.status_code}: {_detail(answer)}")
+                    odd = f"{method} {path} answers {answer.status_code}: {_detail(answer)}"
+                    if answer.status_code in _REFUSED and picture is not None and picture.path is not None:
+                        odd = f"{picture.path}: {odd} Mend the file, or take it out of the folder."
+                    raise OddAnswer(odd)
                 reason, told = str(answer.status_code), _detail(answer)
                 at_least = _retry_after(answer)
             # Spread, so that all clients of a service that comes back don't come at once.

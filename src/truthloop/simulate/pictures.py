@@ -23,6 +23,7 @@ class Picture:
 
     name: str
     data: bytes
+    path: Path | None = None  # of the file that it is; None of a drawing
 
 
 class Pictures(Protocol):
@@ -57,7 +58,7 @@ class FolderPictures:
     def __getitem__(self, number: int, /) -> Picture:
         path = self._paths[number]
         try:
-            return Picture(name=path.name, data=path.read_bytes())
+            return Picture(name=path.name, data=path.read_bytes(), path=path)
         except OSError as error:
             raise FileRefused(f"{path} can't be read: {error.strerror}. Make it readable, or remove it.") from None
 
