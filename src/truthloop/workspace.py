@@ -281,6 +281,7 @@ class Workspace:
         record_as: str | None = "auto",
         stop: threading.Event | None = None,
         progress: Callable[[Batch], None] = lambda batch: None,  # noqa: ARG005
+        stuck: Callable[[str], None] = lambda error: None,  # noqa: ARG005
     ) -> Batch:
         """Runs a model over images of the workspace and records its boxes in `bbox.model`, in this process.
 
@@ -293,6 +294,7 @@ class Workspace:
             record_as: the version under which boxes are recorded; `auto` has it chosen, None records none.
             stop: ends it early; the same call goes on later.
             progress: called twice a second.
+            stuck: called when the model doesn't answer any more; see `truthloop.predict.run.work_batch`.
 
         Raises:
             InputRefused, Conflict: as for `truthloop.predict.batches.create`; also where there is no such model.
@@ -309,7 +311,7 @@ class Workspace:
             batch = self.batches.create(
                 model, image_ids=image_ids, query=None if image_ids is not None else query, record_as=record_as
             )
-        return self.batches.work(batch.id, stop=stop, progress=progress)
+        return self.batches.work(batch.id, stop=stop, progress=progress, stuck=stuck)
 
     def run_worker(
         self,
@@ -319,9 +321,10 @@ class Workspace:
         pull: bool = False,
         ready: Callable[[], None] = lambda: None,
         alive: Callable[[], None] = lambda: None,
+        stuck: Callable[[str], None] = lambda error: None,  # noqa: ARG005
     ) -> None:
         """Works jobs and batches until `stop` is set; see `truthloop.predict.run.run_worker`."""
-        run_worker(self.store, self.blobs, stop, models=models, pull=pull, ready=ready, alive=alive)
+        run_worker(self.store, self.blobs, stop, models=models, pull=pull, ready=ready, alive=alive, stuck=stuck)
 
     def run_relay(
         self,

@@ -29,3 +29,12 @@ def images(store: Store, blobs: Blobs) -> list[str]:
     """Ten images with pixels, in the order of their ids."""
     workspace = Workspace(store)
     return sorted(workspace.ingest_image(png(grey + 1), name=f"{grey}.png").image_id for grey in range(10))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put back is tried again soon."""
+    monkeypatch.setattr("truthloop.predict.worker.WITHOUT_SECONDS", 0.0)
+    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("truthloop.predict.held.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("truthloop.predict.held.AWAY_SECONDS", 0.05)

@@ -73,6 +73,11 @@ def events_of(store: Store, subject: str) -> list[tuple[int, str, Any]]:
     ]
 
 
+def requeued(store: Store, job_id: str) -> int:
+    """How often a job was put back."""
+    return [verb for _, verb, _ in events_of(store, job_id)].count("job.requeued")
+
+
 @dataclass
 class TinyModel:
     """A model whose answer is the mean of the image; it can wait, fail and be counted."""
@@ -114,9 +119,9 @@ def loaded(*models: TinyModel) -> LoadedModels:
 
 
 @contextmanager
-def working(worker: Worker, *, alive: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+def working(worker: Worker, **more: Any) -> Iterator[threading.Event]:
     """A worker on a thread; what is given stops it, and so does the end."""
-    with on_a_thread(worker.run, alive=alive) as stop:
+    with on_a_thread(worker.run, **more) as stop:
         yield stop
 
 

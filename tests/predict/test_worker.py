@@ -17,6 +17,7 @@ from predict.given import (
     loaded,
     png,
     queued,
+    requeued,
     take_next,
     wait_until,
     with_result,
@@ -91,20 +92,6 @@ def test_an_unknown_model_fails_its_jobs_at_once(store: Store, blobs: Blobs, ima
     assert [jobs.get(store, job.id).state for job in (unknown, outdated)] == ["failed", "failed"]
     assert "has tiny 1, not 0" in (jobs.get(store, outdated.id).error or "")
     assert_whole(store)
-
-
-def requeued(store: Store, job_id: str) -> int:
-    """How often a job was put back."""
-    return [verb for _, verb, _ in events_of(store, job_id)].count("job.requeued")
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is put back is tried again soon."""
-    monkeypatch.setattr("truthloop.predict.worker.WITHOUT_SECONDS", 0.0)
-    monkeypatch.setattr("truthloop.predict.worker.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("truthloop.predict.held.RETRY_SECONDS", 0.01)
-    monkeypatch.setattr("truthloop.predict.held.AWAY_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -429,37 +416,6 @@ def test_a_worker_renews_the_leases_of_what_takes_long(store: Store, blobs: Blob
         go_on.set()
         wait_until(lambda: in_state(store, "succeeded") == 1)
     assert jobs.get(store, job.id).attempts == 1
-
-
-@pytest.mark.usefixtures("impatient")
-def test_what_a_model_never_answers_for_goes_back_and_its_worker_takes_nothing_and_gives_no_sign_of_life(
-    store: Store, blobs: Blobs, image: StoredImage, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("truthloop.predict.worker.STUCK_SECONDS", 0.5)
-    runs_on = threading.Event()
-    signs: list[float] = []
-    stuck = queued(store, image=image)
-
-    def hang(batch: list[float]) -> None:
-        assert runs_on.wait(60)
-
-    worker = Worker(store, blobs, loaded(TinyModel(before_run=hang)))
-    with working(worker, alive=lambda: signs.append(time.monotonic())):
-        wait_until(lambda: in_state(store, "running") == 1)
-        behind = queued(store, image=image)
-        wait_until(lambda: requeued(store, stuck.id) == requeued(store, behind.id) == 1)
-        last = len(signs)
-        time.sleep(1)  # many looks
-
-        assert jobs.get(store, stuck.id).error == "tiny has not answered for 0.5 s."
-        assert [jobs.get(store, job.id).attempts for job in (stuck, behind)] == [1, 0]
-        assert in_state(store, "queued") == 2
-        assert len(signs) <= last + 1
-
-        runs_on.set()
-        wait_until(lambda: in_state(store, "succeeded") == 2)
-        wait_until(lambda: len(signs) > last + 1)
-    assert_whole(store)
 
 
 def test_two_workers_share_a_queue(store: Store, blobs: Blobs, image: StoredImage) -> None:

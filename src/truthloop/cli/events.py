@@ -115,18 +115,19 @@ def _from_kafka(wanted: "Wanted", *, follow: bool, after: str | None, limit: int
     settings = load_settings()
     configure(settings.log_level)
     events = KafkaEvents(settings, follow=follow, after=after)
-    left = filter(wanted, events)
     written = 0
     try:
-        for event in islice(left, limit or (None if follow else DEFAULT_LIMIT)):
+        for event in islice(filter(wanted, events), limit or (None if follow else DEFAULT_LIMIT)):
             _write(event, as_json=as_json)
             sys.stdout.flush()
             written += 1
         if wanted and not written and not follow:
             _say_that_there_are_none(wanted)
-        if not follow and not as_json and next(left, None) is not None:
+        if not follow and not as_json and not events.is_read:
             # Not where they go on: Kafka has no order over all, so events before the last one may be among them.
-            messages().print("There are more: give a greater --limit.", style="dim")
+            # Whether any that is left is wanted isn't known without reading all.
+            what = "There may be more" if wanted else "There are more"
+            messages().print(f"{what}: give a greater --limit.", style="dim")
     finally:
         if events.unreadable:
             messages().print(

@@ -32,12 +32,10 @@ def ingest_images(
     refused is written with its reason into a file, the rest is taken, and the exit code is 1. Interrupted, the
     same command takes up what is missing.
     """
-    from truthloop.ingest.image_paths import find_files, ingest_paths, require_files
+    from truthloop.ingest.image_paths import ingest_paths, require_files
     from truthloop.settings import load_settings
 
     settings = load_settings()
-    for path in paths:  # a wrong one is told before a workspace is made for the others
-        next(find_files([path], without=settings.home), None)
     require_files(paths, without=settings.home)
     try:
         with open_workspace(settings, create=not dry_run) as workspace, progress_bar() as progress:

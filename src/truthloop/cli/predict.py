@@ -8,7 +8,7 @@ import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
 from truthloop.cli.screen import console, count, messages, number_of, write_json
-from truthloop.cli.stopping import INTERRUPTED, stop_at_signals
+from truthloop.cli.stopping import INTERRUPTED, end_stuck, stop_at_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +61,7 @@ def predict(
             record_as="auto" if record_as is None else record_as,
             stop=stop,
             progress=progress,
+            stuck=end_stuck,
         )
         refusals = workspace.batches.refusals(batch.id) if batch.refused else []
     if as_json:

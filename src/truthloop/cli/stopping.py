@@ -1,6 +1,8 @@
 """Ending a long command as it was asked to: by Ctrl-C or SIGTERM, with what it has in hand in order."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,17 @@ if TYPE_CHECKING:
 
 # The exit code of a command that was asked to end before it was done.
 INTERRUPTED = 130
+
+
+def end_stuck(error: str) -> None:
+    """Ends the process at once: its main thread is in a model that doesn't answer, where it hears no signal."""
+    from truthloop.cli.screen import messages
+
+    screen = messages()
+    screen.show_cursor()
+    screen.print(f"{error} What was in hand has gone back. Start the same command again.", markup=False)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 @contextmanager

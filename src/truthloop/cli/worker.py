@@ -7,6 +7,7 @@ import typer
 
 from truthloop.cli.options import Debug, Heartbeat, Json, Wait, until_stopped
 from truthloop.cli.screen import console, messages, write_json
+from truthloop.cli.stopping import end_stuck
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,7 @@ def run_worker(
         if pull:
             messages().print("Fetching the models ...")
         ready = _announce(settings, named, as_json=as_json)
-        workspace.run_worker(stop, models=named or None, pull=pull, ready=ready, alive=alive)
+        workspace.run_worker(stop, models=named or None, pull=pull, ready=ready, alive=alive, stuck=end_stuck)
 
     until_stopped(settings, work, wait=wait, heartbeat=heartbeat)
     messages().print("Stopped.")

@@ -95,6 +95,11 @@ class KafkaEvents:
         finally:
             self._consumer.close()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether it has come to the end that it found at first; never where it follows."""
+        return not self._follow and not self._ends
+
     def _messages(self) -> "list[Message]":
         """The next that are here, waiting a moment for the first."""
         first = self._consumer.poll(POLL_SECONDS)

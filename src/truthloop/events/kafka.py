@@ -97,7 +97,8 @@ def _check_files(settings: Settings) -> None:
     }
     for name, (path, what) in files.items():
         try:
-            if path is not None and not path.is_dir():  # where a folder will do the client takes it
+            # Where a folder will do the client takes it; by "probe" it is told to look where systems have theirs.
+            if path is not None and not path.is_dir() and str(path) != "probe":
                 path.open("rb").close()
         except OSError as error:
             raise SettingRefused(
@@ -211,7 +212,7 @@ def unavailable(error: "KafkaError", settings: Settings, *, reason: str = "") ->
         "and the other settings TRUTHLOOP_KAFKA_... fit it",
     )
     return KafkaUnavailable(
-        f"Kafka at {settings.kafka_bootstrap_servers} {what} ({said[:300]}). {remedy}, then try again."
+        f"Kafka at {settings.kafka_bootstrap_servers} {what} ({said[:500]}). {remedy}, then try again."
     )
 
 
@@ -302,6 +303,8 @@ class Cluster:
         """
         from confluent_kafka import KafkaException
 
+        while self._admin.poll(0):
+            pass  # what it had to say of the time before
         self._reason = ""
         try:
             return self._admin.list_topics(timeout=ANSWER_SECONDS)

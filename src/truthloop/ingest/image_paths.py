@@ -180,8 +180,10 @@ def require_files(paths: Sequence[Path | str], *, without: Path | None = None) -
     """Refuses paths that `ingest_paths` would refuse, before a workspace is made for them.
 
     Raises:
-        FileRefused: the first path isn't there or is neither file nor folder, or no path holds a file.
+        FileRefused: a path isn't there or is neither file nor folder, or no path holds a file.
     """
+    for path in paths:
+        next(find_files([path], without=without), None)
     if next(find_files(paths, without=without), None) is None:
         raise FileRefused(f"{', '.join(map(str, paths))} holds no file. Name image files, or another folder.")
 

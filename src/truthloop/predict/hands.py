@@ -85,12 +85,15 @@ class Hands:
         self._unfinished = {False: 0, True: 0}
         self._waiting: dict[bool, deque[Hand]] = {False: deque(), True: deque()}
         self._empty_first = False
+        self._is_shut = False
         self._told: list[Document | None] = []
         self._ended = False
 
     def has_room(self, *, slices: bool) -> bool:
         """Whether one more may be claimed."""
         with self._changed:
+            if self._is_shut:
+                return False
             if self._empty_first or any(hand.is_alone for hand in self._held):
                 return not self._held
             return self._unfinished[slices] < IN_HAND
@@ -99,6 +102,13 @@ class Hands:
         """Leaves no room until nothing is in hand."""
         with self._changed:
             self._empty_first = True
+
+    def shut(self, *, is_shut: bool) -> None:
+        """Leaves no room, or leaves some again."""
+        with self._changed:
+            if is_shut != self._is_shut:
+                self._is_shut = is_shut
+                self._changed.notify_all()
 
     def announce(self, new: Document | None) -> None:
         """Notes that something was put into the queue: the job, where that is known."""

@@ -41,6 +41,7 @@ def run_worker(
     threads: int | None = None,
     ready: Callable[[], None] = lambda: None,
     alive: Callable[[], None] = lambda: None,
+    stuck: Callable[[str], None] = lambda error: None,  # noqa: ARG005
 ) -> None:
     """Works jobs and batches until `stop` is set, then finishes what it has begun or gives it back.
 
@@ -53,6 +54,7 @@ def run_worker(
         threads: how many read and decode images; by default one for each processor.
         ready: called once when it looks for work.
         alive: called every few seconds, for as long as it reaches MongoDB and its model answers.
+        stuck: called with what to say when a model has not answered for ten minutes; see `Worker.run`.
 
     Raises:
         NotFound: one of the models isn't in the catalogue.
@@ -76,7 +78,7 @@ def run_worker(
             leave_trace()
             alive()
 
-        worker.run(stop, ready=ready, alive=beat)
+        worker.run(stop, ready=ready, alive=beat, stuck=stuck)
 
 
 def work_batch(
@@ -87,6 +89,7 @@ def work_batch(
     *,
     loaded: LoadedModels | None = None,
     progress: Callable[[Batch], None] = lambda batch: None,  # noqa: ARG005
+    stuck: Callable[[str], None] = lambda error: None,  # noqa: ARG005
 ) -> Batch:
     """Works one batch in this process until it has ended or `stop` is set; other workers may help.
 
@@ -97,6 +100,7 @@ def work_batch(
         stop: ends it; what is in hand goes back.
         loaded: the models; by default those of the catalogue.
         progress: called twice a second with the batch as it stands.
+        stuck: called with what to say when the model has not answered for ten minutes; see `Worker.run`.
 
     Returns:
         The batch as it stands then.
@@ -126,7 +130,7 @@ def work_batch(
     watcher.start()
     try:
         while not stop.is_set():
-            worker.run(stop, until_empty=True)
+            worker.run(stop, stuck=stuck, until_empty=True)
             if batches.get(store, batch_id).state not in OPEN:
                 break
             time.sleep(LOOK_SECONDS)

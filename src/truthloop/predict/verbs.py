@@ -296,9 +296,11 @@ class BatchVerbs:
         *,
         stop: threading.Event | None = None,
         progress: Callable[[Batch], None] = lambda batch: None,  # noqa: ARG005
+        stuck: Callable[[str], None] = lambda error: None,  # noqa: ARG005
     ) -> Batch:
         """Works a batch in this process until it has ended; see `truthloop.predict.run.work_batch`."""
-        return work_batch(self._store, self._blobs(), batch_id, stop or threading.Event(), progress=progress)
+        stop = stop or threading.Event()
+        return work_batch(self._store, self._blobs(), batch_id, stop, progress=progress, stuck=stuck)
 
 
 class KnownModels:

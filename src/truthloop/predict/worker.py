@@ -37,6 +37,7 @@ from truthloop.predict.work import Item, JobsWork, Outcome, Work
 from truthloop.store.connection import Store
 
 if TYPE_CHECKING:
+    from truthloop.models.documents import Prediction
     from truthloop.models.load import Model
 
 log = get_logger(__name__)
@@ -107,6 +108,7 @@ class Worker:
         *,
         ready: Callable[[], None] = lambda: None,
         alive: Callable[[], None] = lambda: None,
+        stuck: Callable[[str], None] = lambda error: None,  # noqa: ARG005
         until_empty: bool = False,
     ) -> None:
         """Works until `stop` is set, then gives back what it has not begun.
@@ -116,6 +118,8 @@ class Worker:
                 loaded or fetched is not waited for.
             ready: called once when it begins to look for work.
             alive: called every few seconds, for as long as it reaches MongoDB and its model answers.
+            stuck: called with what to say when a model has not answered for ten minutes, and all that was in hand
+                has gone back. Only the end of the process ends such a run; until it answers nothing is taken.
             until_empty: ends it also when a look finds nothing to do and nothing is in hand.
         """
         self._hands = Hands()
@@ -126,7 +130,7 @@ class Worker:
             target=self._claim_all, args=(stop, ready, until_empty, wake), name="truthloop-claim", daemon=True
         )
         done = threading.Event()
-        keeper = threading.Thread(target=self._keep, args=(done,), name="truthloop-leases", daemon=True)
+        keeper = threading.Thread(target=self._keep, args=(done, stuck), name="truthloop-leases", daemon=True)
         sweeper = threading.Thread(target=self._sweep, args=(done, alive), name="truthloop-sweep", daemon=True)
         for thread in (writer, claimer, keeper, sweeper):
             thread.start()
@@ -228,6 +232,8 @@ class Worker:
             # Only now: images are decoded and the model runs while the claim is being written.
             for job_id in jobs.take(self._name):
                 self._locked[job_id] = time.monotonic() + LOOK_SECONDS
+            if jobs.lost.is_set():  # given up while the claim was written
+                jobs.put_back(None)
 
     def _begin(self, hand: Hand) -> bool:
         """Loads the model, begins to decode and hands it all on; false if the worker has ended meanwhile."""
@@ -293,11 +299,9 @@ class Worker:
         while len(outcomes) < len(hand.work.items):
             if stop.is_set() or hand.work.lost.is_set():
                 return outcomes
-            began = time.monotonic()
-            self._running = (hand, began)
-            outcomes += self._run_batch(model, hand.next(size, self._submit))
-            self._running = None
-            spent += time.monotonic() - began
+            began = time.perf_counter()
+            outcomes += self._run_batch(hand, model, hand.next(size, self._submit))
+            spent += time.perf_counter() - began
             hand.work.taken.wait()  # no more than one run is made for what another may have taken
             while hand.is_slice and (job := self._hands.next_job()) is not None:
                 self._run(stop, job)
@@ -306,7 +310,7 @@ class Worker:
             self._seconds[hand.work.model] = (self._seconds.get(hand.work.model, seconds) + seconds) / 2
         return outcomes
 
-    def _run_batch(self, model: "Model", prepared: "Sequence[Future[Any]]") -> list[Outcome]:
+    def _run_batch(self, hand: Hand, model: "Model", prepared: "Sequence[Future[Any]]") -> list[Outcome]:
         outcomes: list[Outcome | None] = []
         inputs = []
         for future in prepared:
@@ -321,14 +325,14 @@ class Worker:
                 outcomes.append(Outcome(retry=str(error), unavailable=True))
             except Exception as error:
                 outcomes.append(Outcome(retry=f"The image can't be prepared: {_told(error)}"))
-        predicted = iter(self._predict(model, inputs))
+        predicted = iter(self._predict(hand, model, inputs))
         return [outcome or next(predicted) for outcome in outcomes]
 
-    def _predict(self, model: "Model", inputs: list[Any]) -> Iterator[Outcome]:
+    def _predict(self, hand: Hand, model: "Model", inputs: list[Any]) -> Iterator[Outcome]:
         if not inputs:
             return
         try:
-            predictions = model.run(inputs)
+            predictions = self._answer(hand, model, inputs)
         except Exception as error:
             if len(inputs) == 1 and isinstance(error, ModelRefused):
                 yield Outcome(error=str(error))
@@ -338,10 +342,17 @@ class Worker:
                 yield Outcome(retry=f"{model.entry.name} failed on it: {_told(error)}")
                 return
             for single in inputs:  # one that a model fails on must not take the others with it
-                yield from self._predict(model, [single])
+                yield from self._predict(hand, model, [single])
             return
         for prediction in predictions:
             yield Outcome(prediction=prediction)
+
+    def _answer(self, hand: Hand, model: "Model", inputs: list[Any]) -> "Sequence[Prediction]":
+        self._running = (hand, time.monotonic())
+        try:
+            return model.run(inputs)
+        finally:
+            self._running = None
 
     # -- writing, on its own thread
 
@@ -373,32 +384,42 @@ class Worker:
 
     # -- renewing leases, on its own thread
 
-    def _keep(self, done: threading.Event) -> None:
-        given_up: Hand | None = None
+    def _keep(self, done: threading.Event, stuck: Callable[[str], None]) -> None:
+        given_up: set[Hand] = set()
         while not done.wait(self._beat_seconds()):
-            stuck = self._stuck()
-            if stuck is None:
-                for hand in self._hands.held():
-                    with suppress(TruthloopError):  # the server may come back before the lease has run out
-                        hand.work.renew()
-            elif stuck is not given_up:
-                given_up = stuck
-                self._give_up(stuck)
+            running = self._stuck()
+            self._hands.shut(is_shut=running is not None)
+            if running is not None:
+                self._give_up(running, given_up, stuck)
+                continue
+            given_up.clear()
+            for hand in self._hands.held():
+                with suppress(TruthloopError):  # the server may come back before the lease has run out
+                    hand.work.renew()
 
     def _stuck(self) -> Hand | None:
         """What the model has been running for so long that it may never answer."""
         running = self._running
         return running[0] if running and time.monotonic() - running[1] > STUCK_SECONDS else None
 
-    def _give_up(self, stuck: Hand) -> None:
-        """Puts back all that is in hand, and takes nothing before the model has answered after all."""
-        error = f"{stuck.work.model} has not answered for {STUCK_SECONDS:g} s."
-        log.error("model_stuck", error=f"{error} Restart this worker: it takes nothing until then.")
-        self._hands.empty_first()
-        for hand in self._hands.held():
+    def _give_up(self, running: Hand, given_up: set[Hand], stuck: Callable[[str], None]) -> None:
+        """Puts back what is in hand, first what the model runs; adds to `given_up` what has gone back."""
+        left = {*self._hands.held()} - given_up
+        if not left:
+            return
+        error = f"{running.work.model} has not answered for {STUCK_SECONDS:g} s."
+        if running in left:
+            log.error(
+                "model_stuck", error=f"{error} Nothing is taken until it does; a new start of this process helps."
+            )
+        for hand in sorted(left, key=lambda each: each is not running):
             hand.work.lost.set()
-            with suppress(TruthloopError):  # else its lease runs out
-                hand.work.put_back(error if hand is stuck else None)
+            if hand.work.taken.is_set():  # else whoever claims it puts it back
+                with suppress(TruthloopError):  # it is tried again
+                    hand.work.put_back(error if hand is running else None)
+                    given_up.add(hand)
+        if given_up.issuperset(left):
+            stuck(error)
 
     def _beat_seconds(self) -> float:
         return min(self._store.settings.job_lease_seconds / 3, LOOK_SECONDS)

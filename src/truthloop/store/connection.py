@@ -74,7 +74,6 @@ class Store:
         self._keeper = _KeepsServerUp(self._revive)
         self._reconnecting = threading.Lock()
         self._noting = threading.Lock()
-        self._seen: Timestamp | None = None  # when the last transaction was that didn't wait to be lasting
         self._connect()
 
     @property
@@ -99,6 +98,8 @@ class Store:
             event_listeners=[self._keeper] if self._use is not None else [],
         )
         self.database: Database[Document] = self.client[self.settings.database]
+        # When the last transaction was that didn't wait to be lasting, by the clock that this client has seen.
+        self._seen: Timestamp | None = None
 
     def _revive(self) -> None:
         assert self._use is not None
