@@ -41,6 +41,7 @@ from truthloop.ingest.images import (
 from truthloop.ingest.ingest_image import ingest_image
 from truthloop.ingest.load import LoadProgress, LoadReport, load
 from truthloop.ingest.sample import SampleReport, make_sample
+from truthloop.ingest.synthetic import is_synthetic
 from truthloop.ingest.thumbnails import Size, thumbnail
 from truthloop.ingest.together import Entrance
 from truthloop.monitor import follow
@@ -175,6 +176,11 @@ class Workspace:
             pace=lambda: pace(self.store),
             progress=progress,
         )
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether made-up sample data are here, wholly or in part."""
+        return is_synthetic(self.store)
 
     def status(
         self, *, catch_up: bool = True, recount: bool = False, progress: Callable[[int], None] | None = None

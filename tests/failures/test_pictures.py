@@ -92,6 +92,12 @@ def test_each_side_has_its_colour() -> None:
     assert both[BLUE] > predicted_only[BLUE] + 1000  # beside the sample of the line in the legend
 
 
+def test_the_picture_of_made_up_data_says_that_they_are() -> None:
+    shown = failures({"1.0.0": [FACE]}, [FACE])
+    assert (255, 237, 213) in colours(draw(shown, synthetic=True))  # the ground of the label
+    assert (255, 237, 213) not in colours(draw(shown))
+
+
 def test_the_predictions_of_an_image_that_is_not_annotated_are_drawn() -> None:
     assert colours(draw(failures({"1.0.0": [FACE]}, [])))[ORANGE] > 1000
     assert BLUE not in colours(draw(failures({"1.0.0": [FACE]}, [])))

@@ -180,7 +180,7 @@ def _plot(workspace: "Workspace", failures: "ImageFailures", path: Path) -> None
         pixels = decode_small(data, side=PLOT_PIXELS, max_pixels=workspace.settings.max_image_pixels)
     except (NotFound, ImageRefused):  # an image of documents alone
         pixels = None
-    write_file(path, draw(failures, pixels))
+    write_file(path, draw(failures, pixels, synthetic=workspace.is_synthetic))
 
 
 def _write_array(answers: list["ImageFailures"]) -> None:

@@ -58,7 +58,7 @@ class _Row:
     verdict: str = ""
 
 
-def draw(failures: ImageFailures, pixels: Pixels | None = None) -> bytes:
+def draw(failures: ImageFailures, pixels: Pixels | None = None, *, synthetic: bool = False) -> bytes:
     """Draws each model version's boxes beside the annotated ones, then both, with pairs joined and deltas written.
 
     Predictions that nothing is compared with stand alone, with the verdict of their audits.
@@ -69,6 +69,7 @@ def draw(failures: ImageFailures, pixels: Pixels | None = None) -> bytes:
     Args:
         failures: of one image.
         pixels: the upright image, shape (height, width, 3), RGB; a small copy will do. None where there is none.
+        synthetic: whether the workspace holds made-up sample data, which the picture says then.
 
     Returns:
         A PNG with a white ground, 1,690 pixels wide; its height follows the number of versions and of boxes.
@@ -78,6 +79,18 @@ def draw(failures: ImageFailures, pixels: Pixels | None = None) -> bytes:
     total = HEAD_INCHES + (sum(heights) if rows else 0.0) + 0.55
     figure = Figure(figsize=(WIDTH_INCHES, total), dpi=DOTS_PER_INCH, facecolor="white")
     _heading(figure, failures, total)
+    if synthetic:
+        figure.text(
+            1 - LEFT_INCHES / WIDTH_INCHES,
+            1 - 0.42 / total,
+            "SYNTHETIC SAMPLE DATA",
+            size=9,
+            weight="bold",
+            color="#9a3412",
+            ha="right",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.45", "facecolor": "#ffedd5", "edgecolor": "none"},
+        )
     top = HEAD_INCHES
     limits = _limits([each for row in rows for each in row.numbered])
     for row, height in zip(rows, heights, strict=True):
