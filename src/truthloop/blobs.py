@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # Beside the files: those that are set aside, and a mark of each workspace that keeps its files here.
 ASIDE, MARKS = "aside", "workspaces"
+_DIGITS = re.compile("[0-9a-f]+")
 # How many files a listing gives at once.
 PAGE = 1000
 
@@ -129,13 +131,12 @@ class Blobs:
 
     def has(self, key: str) -> bool:
         """Whether there is a blob of this key."""
-        try:
-            obstore.head(self._store, self._path(key))
-        except (NotFound, NotFoundError, FileNotFoundError):
-            return False
-        except (BaseError, OSError) as error:
-            raise self._unavailable(error) from error
-        return True
+        return is_key(key) and self._is_at(self._path(key))
+
+    def is_kept(self, key: str) -> bool:
+        """Whether `get` would find it: in its place, or set aside."""
+        # Between the first two looks it may have been put back.
+        return is_key(key) and (self.has(key) or self._is_at(f"{ASIDE}/{self._path(key)}") or self.has(key))
 
     def delete(self, key: str) -> None:
         """Removes a blob at once; one that isn't there is no error."""
@@ -149,14 +150,13 @@ class Blobs:
 
         Without an owner the mark is nobody's, and is left to tell the time alone.
         """
-        path = f"{MARKS}/{self._owner() if self._owner is not None else 'none'}"
-        try:
-            obstore.put(self._store, path, b"")
-            now = obstore.head(self._store, path)["last_modified"]
-        except (BaseError, OSError) as error:
-            raise self._unavailable(error) from error
+        now = self._written(self._owner() if self._owner is not None else "none")
         self._is_marked = True
         return now
+
+    def now(self) -> datetime:
+        """The time, by the store's clock; unlike `mark` it claims nothing, as in a place that is the wrong one."""
+        return self._written("none")
 
     def others(self) -> list[str]:
         """The ids of other workspaces that keep their files here."""
@@ -165,7 +165,10 @@ class Blobs:
         return sorted({*names} - {mine, "none"})
 
     def files(self) -> Iterator[list[StoredFile]]:
-        """All files but those set aside, 1 to `PAGE` at once, in no order."""
+        """All files but those set aside, 1 to `PAGE` at once.
+
+        In the order of their keys, but for an object store that lists in none, as S3's directory buckets do.
+        """
         yield from self._files("")
 
     def files_aside(self) -> Iterator[list[StoredFile]]:
@@ -212,7 +215,29 @@ class Blobs:
             with suppress(OSError):
                 (self._folder / name[:2] / name[2:4] / name).unlink()
 
+    def _written(self, name: str) -> datetime:
+        path = f"{MARKS}/{name}"
+        try:
+            obstore.put(self._store, path, b"")
+            return obstore.head(self._store, path)["last_modified"]
+        except (BaseError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    def _is_at(self, path: str) -> bool:
+        try:
+            obstore.head(self._store, path)
+        except (NotFoundError, FileNotFoundError):
+            return False
+        except (BaseError, OSError) as error:
+            raise self._unavailable(error) from error
+        return True
+
     def _files(self, place: str) -> Iterator[list[StoredFile]]:
+        if self._folder is not None:
+            in_order = self._in_order(self._folder / place)
+            while some := [*islice(in_order, PAGE)]:
+                yield some
+            return
         # What lies elsewhere is in the listing, too: one for each folder alone would be 256 requests at least.
         for page in self._list(place.rstrip("/") or None):
             found = [(each, each["path"].rpartition("/")[2]) for each in page]
@@ -223,6 +248,32 @@ class Blobs:
             ]
             if files:
                 yield files
+
+    def _in_order(self, folder: Path) -> Iterator[StoredFile]:
+        """A folder's files, which obstore lists in no order."""
+        for first in self._entries(folder, 2):
+            for second in self._entries(first, 2):
+                for file in self._entries(second, 64):
+                    if not file.name.startswith(first.name + second.name):
+                        continue
+                    try:
+                        found = file.stat()
+                    except FileNotFoundError:  # gone in between
+                        continue
+                    except OSError as error:
+                        raise self._unavailable(error) from error
+                    yield StoredFile(file.name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
+
+    def _entries(self, folder: str | os.PathLike[str], digits: int) -> "list[os.DirEntry[str]]":
+        """What has a name of so many hexadecimal digits, in order; nothing where there is no such folder."""
+        try:
+            with os.scandir(folder) as entries:
+                found = [entry for entry in entries if len(entry.name) == digits and _DIGITS.fullmatch(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return sorted(found, key=lambda entry: entry.name)
 
     def _list(self, prefix: str | None) -> "Iterator[Sequence[ObjectMeta]]":
         pages = iter(obstore.list(self._store, prefix=prefix, chunk_size=PAGE))
@@ -273,4 +324,4 @@ def is_key(text: object) -> bool:
     >>> is_key("../../etc/passwd")
     False
     """
-    return isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) is not None
+    return isinstance(text, str) and len(text) == 64 and _DIGITS.fullmatch(text) is not None

@@ -1,6 +1,8 @@
 """`jobs`, `batches`, `predict` and `worker`, as a person uses them."""
 
+import errno
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -10,7 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from cli.processes import Terminal, interrupt, wait_for
+from cli.processes import Terminal, interrupt, on_a_terminal, wait_for
+from truthloop.cli import jobs
+from truthloop.errors import DatabaseUnavailable, FileRefused
+from truthloop.predict.documents import BATCHES, JOBS
 from truthloop.store.connection import Store
 
 FACES = "opencv_faces"
@@ -82,14 +87,14 @@ def test_predict_processes_the_workspace_and_then_has_nothing_to_do(filled: Term
     assert read(filled, "status")["processed"]["count"] == 3
 
     again = filled.answer("predict", "--unprocessed", "--model", FACES, "--as", "6.1.0")
-    assert "0 images predicted" in again
+    assert "No image is unprocessed" in again
     assert "recorded" not in again
     assert "3 images had them before, as model version 1.0.0" in filled.answer(
         "predict", "--all", "--model", FACES
     )
     assert read(filled, "predict", "--all", "--model", FACES, "--as", "7.0.0")["predicted"] == 3
     listed = read(filled, "batches", "list")
-    assert len(listed["items"]) == 4
+    assert len(listed["items"]) == 3
     assert read(filled, "batches", "show", batch["id"])["done"] == 3
     older = filled.run("predict", "--all", "--model", "opencv_people", "--as", "0.5")
     assert older.returncode == 0
@@ -137,6 +142,31 @@ def test_an_image_of_the_workspace_may_have_a_file_s_name_as_its_id(filled: Term
     assert read(filled, "jobs", "submit", FACES, "cat.jpg")["image_id"] == "cat.jpg"
 
 
+def test_an_image_without_pixels_is_told_apart_from_a_file_that_is_not_there(
+    filled: Terminal, store: Store
+) -> None:
+    ingested = store["metadata"].find_one({})
+    assert ingested is not None
+    bare = {name: value for name, value in ingested.items() if name not in ("blob", "original")}
+    store["metadata"].insert_one({**bare, "_id": "cat", "image_id": "cat.jpg"})
+
+    done = filled.run("jobs", "submit", FACES, "cat.jpg")
+
+    assert done.returncode == 1
+    assert "cat.jpg" in done.stderr
+    assert "has no pixels here" in done.stderr
+
+
+def test_a_file_that_may_not_be_looked_at_is_not_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bool:  # as whoever runs this may be root, who may look everywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_dir", forbidden)
+
+    with pytest.raises(FileRefused, match=r"closed/cat\.jpg can't be read: Permission denied"):
+        jobs._is_file(Path("closed/cat.jpg"))
+
+
 def test_a_job_that_was_not_executed_has_no_result_and_the_command_that_executes_it_is_named(
     filled: Terminal,
 ) -> None:
@@ -159,6 +189,105 @@ def test_a_result_that_has_not_come_says_what_it_waits_for_and_how_to_read_it_la
     assert f"truthloop jobs result {job['id']} --wait 60" in waits.stderr
     assert "truthloop worker" not in filled.run("jobs", "result", "nothing").stderr
     assert filled.run("jobs", "result", job["id"], "--json").stderr.count("\n") == 1
+
+
+def test_a_job_that_is_not_done_is_there_for_a_program_with_its_id_and_is_no_missing_job(
+    filled: Terminal, pictures: Path
+) -> None:
+    waits = filled.run("jobs", "submit", FACES, pictures / "60.png", "--wait", "0.1", "--json")
+    job, problem = json.loads(waits.stdout), json.loads(waits.stderr)
+
+    assert (waits.returncode, job["state"]) == (1, "queued")
+    assert (problem["title"], problem["status"]) == ("Conflict", 409)
+    assert problem["detail"] == f"Job {job['id']} has no result yet; it is queued."
+    again = filled.run("jobs", "result", job["id"], "--json")
+    assert (again.returncode, again.stdout, json.loads(again.stderr)) == (1, "", problem)
+    assert json.loads(filled.run("jobs", "result", "nothing", "--json").stderr)["status"] == 404
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_ctrl_c_while_a_job_is_waited_for_says_that_it_goes_on_and_how_to_read_its_result(
+    filled: Terminal, pictures: Path, options: tuple[str, ...]
+) -> None:
+    waits = filled.start("jobs", "submit", FACES, pictures / "60.png", "--wait", "60", *options)
+    wait_for(lambda: read(filled, "jobs", "list")["items"] != [], "the job")
+    [job] = read(filled, "jobs", "list")["items"]
+
+    code, said = interrupt(waits)
+
+    assert code == 130
+    assert f"Job {job['id']} goes on." in said
+    assert f"truthloop jobs result {job['id']}" in said
+    assert f"truthloop jobs cancel {job['id']}" in said
+    assert said.endswith("Interrupted.\n")
+    assert read(filled, "jobs", "show", job["id"])["state"] == "queued"
+
+
+def test_the_id_of_a_job_is_not_lost_where_mongodb_goes_away_while_it_is_waited_for(
+    filled: Terminal, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: object) -> None:
+        raise DatabaseUnavailable("MongoDB went away.")
+
+    for name in ("TRUTHLOOP_HOME", "TRUTHLOOP_DATABASE"):
+        monkeypatch.setenv(name, filled.environment[name])
+    monkeypatch.setattr(jobs, "_wait", gone)
+    for as_json in (False, True):
+        with pytest.raises(DatabaseUnavailable):
+            jobs.submit(FACES, str(pictures / "60.png"), wait=60, as_json=as_json)
+        job = read(filled, "jobs", "list")["items"][0]["id"]
+        shown = capsys.readouterr()
+        if as_json:
+            assert (json.loads(shown.out)["id"], shown.err) == (job, "")
+        else:
+            assert f"Job {job} goes on." in shown.err
+
+
+def test_what_comes_after_a_job_is_made_or_queued_is_named_but_not_with_json(
+    filled: Terminal, pictures: Path
+) -> None:
+    made = filled.run("jobs", "create", FACES)
+    [job] = read(filled, "jobs", "list")["items"]
+    whole = filled.run("jobs", "create", FACES, pictures / "60.png")
+    queued = filled.run("jobs", "execute", job["id"], pictures / "60.png")
+    submitted = filled.run("jobs", "submit", FACES, pictures / "60.png")
+
+    assert made.stderr.endswith(f"truthloop jobs execute {job['id']} IMAGE\n")
+    assert re.search(r"truthloop jobs execute \S+\n$", whole.stderr)
+    assert queued.stderr.endswith(f"truthloop jobs result {job['id']} --wait 60\n")
+    assert re.search(r"truthloop jobs result \S+ --wait 60\n$", submitted.stderr)
+    assert filled.run("jobs", "create", FACES, "--json").stderr == ""
+    assert filled.run("jobs", "submit", FACES, pictures / "60.png", "--json").stderr == ""
+
+
+def test_a_job_s_image_file_that_is_no_image_is_named(filled: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no image")
+    job = read(filled, "jobs", "create", FACES)["id"]
+    for arguments in (("submit", FACES), ("create", FACES), ("execute", job)):
+        done = filled.run("jobs", *arguments, tmp_path / "bad.jpg")
+        assert done.returncode == 2
+        assert f"Error: {tmp_path / 'bad.jpg'}: The file is no image." in done.stderr
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_ids_and_models_names_are_never_broken(filled: Terminal, store: Store, columns: str) -> None:
+    name = "a_detector_of_very_small_things_in_long_corridors"
+    batch = read(filled, "predict", "--all", "--model", FACES)["id"]
+    store[BATCHES].update_one({"_id": batch}, {"$set": {"model": name}})
+    job = read(filled, "jobs", "create", FACES)["id"]
+    store[JOBS].update_one({"_id": job}, {"$set": {"model": name}})
+    filled.environment["COLUMNS"] = columns
+
+    images = on_a_terminal(filled, "images", "--limit", "3")
+    ids = [each["image_id"] for each in read(filled, "images")["items"]]
+
+    assert {len(each) for each in ids} == {64}
+    assert [each for each in ids if each in images] == ids
+    assert images.count("unaudited") == len(ids)
+    for shown in (on_a_terminal(filled, "batches", "list"), on_a_terminal(filled, "jobs", "list")):
+        assert name in shown
+    assert batch in on_a_terminal(filled, "batches", "list")
+    assert job in on_a_terminal(filled, "jobs", "list")
 
 
 def test_images_that_cannot_be_predicted_are_named_and_the_exit_code_tells(filled: Terminal) -> None:
@@ -308,7 +437,7 @@ def test_the_service_works_jobs_by_itself(alone: Terminal, pictures: Path) -> No
     wait_for(lambda: read(alone, "jobs", "show", job["id"])["state"] == "succeeded", "the service's worker")
 
 
-def test_a_file_that_is_not_there_is_not_taken_for_an_images_id(empty):
+def test_a_file_that_is_not_there_is_not_taken_for_an_images_id(empty: Terminal) -> None:
     done = empty.run("jobs", "submit", "opencv_faces", "nofile.jpg")
 
     assert done.returncode == 1

@@ -242,3 +242,24 @@ def test_an_unknown_model_gets_the_names_there_are(terminal: Terminal, images: P
 
     assert done.returncode == 1
     assert "There is no model 'nope'. These there are: mobilenet_v2, " in done.stderr
+
+
+def test_a_picture_is_not_written_over_the_image_that_is_tried(terminal: Terminal, tmp_path: Path) -> None:
+    image = tmp_path / "q.png"
+    Image.new("RGB", (64, 48), "white").save(image)
+    before = image.read_bytes()
+
+    done = terminal.run("models", "try", "opencv_faces", image, "--plot", image)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--plot" in done.stderr
+    assert image.read_bytes() == before
+
+
+def test_an_image_that_can_t_be_tried_is_named(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("no image")
+
+    done = terminal.run("models", "try", "opencv_faces", tmp_path / "bad.jpg")
+
+    assert done.returncode == 2
+    assert f"Error: {tmp_path / 'bad.jpg'}: The file is no image." in done.stderr

@@ -97,9 +97,44 @@ def test_wrong_use_is_one_line_that_says_what_to_do(
     assert text in done.stderr
 
 
-def test_a_file_that_is_no_image_is_refused(terminal: Terminal, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("outputs", "option", "what"),
+    [
+        (("--svg", "s.jpg"), "--svg", "the image that is read"),
+        (("--coco", "LINK"), "--coco", "the image that is read"),
+        (("--plot", "q.png"), "--plot", "the image that is read"),
+        (("--plot", "same", "--svg", "same"), "--svg", "the same file as --plot"),
+        (("--svg", "same", "--coco", "folder/../same"), "--coco", "the same file as --svg"),
+    ],
+)
+def test_no_file_is_written_over_the_image_nor_over_another(
+    terminal: Terminal, horse: Path, tmp_path: Path, outputs: tuple[str, ...], option: str, what: str
+) -> None:
+    image = tmp_path / ("q.png" if "q.png" in outputs else "s.jpg")
+    image.write_bytes(horse.read_bytes())
+    link = tmp_path / "link.json"
+    link.symlink_to(image)
+    (tmp_path / "folder").mkdir()
+    named = [
+        each if each.startswith("-") else str(link if each == "LINK" else tmp_path / each) for each in outputs
+    ]
+
+    done = terminal.run("outline", image, *named)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"Error: {option} ")
+    assert what in done.stderr
+    assert image.read_bytes() == horse.read_bytes()
+    assert not (tmp_path / "same").exists()
+
+
+def test_outputs_that_nobody_wants_may_go_to_one_device(terminal: Terminal, horse: Path) -> None:
+    terminal.answer("outline", horse, "--svg", "/dev/null", "--coco", "/dev/null")
+
+
+def test_a_file_that_is_no_image_is_refused_by_its_name(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("no image")
     done = terminal.run("outline", tmp_path / "a.jpg")
 
     assert done.returncode == 2
-    assert "JPEG, PNG, WebP, BMP and TIFF are taken" in done.stderr
+    assert f"{tmp_path / 'a.jpg'}: The file is no image. JPEG, PNG, WebP, BMP and TIFF are taken" in done.stderr

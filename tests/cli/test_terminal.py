@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import truthloop
-from cli.processes import Terminal
+from cli.processes import Terminal, interrupt
 
 COMMANDS = ["up", "down", "load", "sample", "status", "images", "events", "settings", "doctor"]
 
@@ -80,7 +80,7 @@ def test_the_version_is_the_package_s(nowhere: Terminal) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["imags"], "Did you mean 'images'?"),
+        (["imags"], "Did you mean 'images'? See `truthloop --help`."),
         (["status", "--colour"], "--colour"),
         (["images", "--state", "seen"], "'unprocessed'"),
         (["images", "--state", "correct", "--limit", "0"], "--limit"),
@@ -247,6 +247,39 @@ def test_a_closed_pipe_is_silent(nowhere: Terminal) -> None:
 
     assert done.stderr == b""
     assert done.returncode == 141
+
+
+def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(nowhere: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(100)\n")
+    nowhere.environment["PYTHONPATH"] = str(tmp_path)
+    process = nowhere.start("--version")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+
+    assert interrupt(process) == (130, "Interrupted.\n")
+
+
+def test_ctrl_c_after_the_command_is_done_ends_it_without_a_traceback_and_as_it_was(nowhere: Terminal) -> None:
+    statement = (
+        "import atexit, sys, time\n"
+        "atexit.register(lambda: (print('ending', flush=True), time.sleep(100)))\n"
+        "from truthloop.__main__ import main\n"
+        "sys.argv = ['truthloop', 'imags']\n"
+        "main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", statement],
+        env=nowhere.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ending\n"
+
+    code, said = interrupt(process)
+
+    assert (code, said.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """One image's story."""
 
 import io
+import json
+import re
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,12 @@ from truthloop.cli.why import told
 from truthloop.datasets.build import build
 from truthloop.datasets.why import why
 from truthloop.errors import NotFound
+
+
+def shown_as(story):
+    console = Console(width=1000, file=io.StringIO())
+    console.print(told(story))
+    return re.sub(" +\n", "\n", console.file.getvalue())
 
 
 def test_the_story_has_what_came_what_was_seen_said_and_drawn_and_where_it_is(store):
@@ -71,6 +79,32 @@ def test_what_cannot_be_read_stands_in_the_story_too(store):
     assert story.now.outcome == "left out"
 
 
+def test_a_prediction_tells_its_model_and_each_boxs_label_and_score(store):
+    face = {**BOX, "label": "face", "score": 0.91234}
+    ssd = {"name": "ssd", "version": "1", "sha256": None}
+    store["bbox.model"].insert_many([
+        prediction("a", face, {**BOX, "label": "dog"}, version="3.0.0", model=ssd),
+        prediction("a", BOX, version="2.0.0"),
+        prediction("a", {**BOX, "label": 5, "score": float("nan")}, 7, version="1.0.0", model="ssd"),
+    ])  # fmt: skip
+    story = why(store, "a")
+    shown = shown_as(story)
+
+    labelled, plain, odd = json.loads(story.model_dump_json())["predictions"]
+    assert labelled["model"] == {"name": "ssd", "version": "1"}
+    assert labelled["seen"] == [{"label": "face", "score": 0.91234}, {"label": "dog", "score": None}]
+    for each in (plain, odd):
+        assert (each["model"], each["seen"]) == (None, [])
+    assert "  model 3.0.0 by ssd 1: 2 boxes, no verdict\n    face 0.912, dog\n" in shown
+    assert "  model 2.0.0: 1 box, no verdict\n  model 1.0.0: 2 boxes, no verdict\n" in shown
+
+
+def test_of_many_boxes_the_screen_says_how_many_more_there_are(store):
+    store["bbox.model"].insert_one(prediction("a", *[{**BOX, "score": 0.5}] * 25))
+
+    assert "no label 0.500, and 5 more\n" in shown_as(why(store, "a")).replace("\n    ", " ")
+
+
 def test_an_id_that_nobody_knows_is_not_found(store):
     with pytest.raises(NotFound):
         why(store, "a")
@@ -91,7 +125,5 @@ def test_older_versions_and_events_that_are_not_told_are_mentioned(store, monkey
 def test_an_audit_that_cannot_be_read_is_not_told_as_a_verdict(store):
     store["metadata"].insert_one({"image_id": "a"})
     store["bbox.human_audit"].insert_one(audit("a", True) | {"bbox_correct": "true"})
-    console = Console(width=100, file=io.StringIO())
-    console.print(told(why(store, "a")))
 
-    assert "x: something that can't be read" in console.file.getvalue()
+    assert "x: something that can't be read" in shown_as(why(store, "a"))

@@ -9,10 +9,11 @@ import pytest
 from predict.given import ENTRY, FINDER, TinyModel
 from predict.given_batches import assert_events_in_order, predictions, work
 from truthloop.blobs import Blobs
-from truthloop.errors import InputRefused, NotFound
+from truthloop.errors import CursorRefused, InputRefused, NotFound
 from truthloop.ingest.load import load
 from truthloop.predict import batches, results
 from truthloop.store.connection import Store
+from truthloop.workspace import Workspace
 
 
 def test_unprocessed_images_get_their_boxes_once(store: Store, blobs: Blobs, images: list[str]) -> None:
@@ -96,6 +97,30 @@ def test_refused_images_are_counted_by_their_reason(store: Store, blobs: Blobs, 
     assert batches.refusals(store, batches.create(store, entry=FINDER, query="all").id) == []
 
 
+def test_images_whose_files_are_gone_are_counted_as_one_reason_and_come_back_by_the_same_files(
+    store: Store, blobs: Blobs, images: list[str], tmp_path: Path
+) -> None:
+    kept = Path(blobs.place)
+    gone = [path for path in kept.rglob("*") if path.name in images[:3]]
+    assert len(gone) == 3
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in gone:
+        path.rename(folder / f"{path.name}.png")
+    batch = work(store, blobs, batches.create(store, entry=FINDER, query="all", record_as="auto"))
+
+    [refused] = batches.refusals(store, batch.id)
+
+    assert (batch.refused, refused.images, refused.example) == (3, 3, images[0])
+    assert refused.reason == (
+        f"The image's file is gone. It isn't in {blobs.place}. `truthloop ingest FOLDER` of the same files brings "
+        "it back."
+    )
+    Workspace(store).ingest(folder)
+    again = work(store, blobs, batches.create(store, entry=FINDER, query="unprocessed", record_as="auto"))
+    assert (again.predicted, again.refused) == (3, 0)
+
+
 def test_results_of_a_classifier_stay_with_the_batch_and_are_paged(
     store: Store, blobs: Blobs, images: list[str]
 ) -> None:
@@ -172,3 +197,9 @@ def test_pages_show_all_batches_the_newest_first(store: Store, images: list[str]
     assert batches.list(store, state="failed").items == []
     with pytest.raises(InputRefused):
         batches.list(store, state="done")
+
+
+def test_a_page_after_what_is_no_id_says_what_to_give_and_not_that_a_batch_is_a_job(store: Store) -> None:
+    with pytest.raises(CursorRefused, match="'x' isn't the id that a page of this list ends with") as refused:
+        batches.list(store, after="x")
+    assert "job" not in str(refused.value)

@@ -271,6 +271,26 @@ def test_a_worker_without_the_model_leaves_a_batch_to_others(
     assert_events_in_order(store, done)
 
 
+@pytest.mark.parametrize("asked", [{"query": "all"}, {"image_ids": ["a"]}])
+def test_who_would_work_a_batch_here_without_its_model_is_told_which_one_stays_open_and_what_ends_it(
+    store: Store, blobs: Blobs, asked: Any
+) -> None:
+    def lacks(entry: CatalogueEntry) -> Any:
+        raise ModelUnavailable(f"{entry.name} is not here.")
+
+    batch = batches.create(store, entry=FINDER, record_as="auto", **asked)
+    with pytest.raises(ModelUnavailable) as refused:
+        work_batch(
+            store, blobs, batch.id, threading.Event(), loaded=LoadedModels({"finder": FINDER}.__getitem__, lacks)
+        )
+
+    told = str(refused.value)
+    assert told.startswith(f"finder is not here. Batch {batch.id} stays open: ")
+    assert f"`truthloop batches cancel {batch.id}` ends it." in told
+    # A list of images is asked anew each time.
+    assert ("the same command goes on with it" in told) == ("query" in asked)
+
+
 def test_who_would_work_a_batch_here_without_its_model_leaves_the_reason(
     store: Store, blobs: Blobs, images: list[str]
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from truthloop.cli.failures_report import KINDS, report, summary_report
-from truthloop.cli.options import Debug, Json, open_workspace, png_path
+from truthloop.cli.options import Debug, Json, keep_apart, open_workspace, png_path
 from truthloop.cli.screen import console, counting, messages, number_of, write, write_file, write_json
 from truthloop.errors import ImageRefused, InputRefused, NotFound
 
@@ -104,6 +104,7 @@ def show_failures(
     With `--json` one array, an answer for each IMAGE_ID; with `--all --json` one answer a line.
     """
     _check_use(image_ids or [], everything=everything, summary=summary, worst=worst, png=png, plot=plot)
+    keep_apart(None, png=png, plot=plot)
     from truthloop.failures.selection import Selection
 
     selection = Selection.of(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from truthloop.cli.options import Debug, Json, open_workspace
-from truthloop.cli.screen import console, counting, tell_of_more, write, write_json
+from truthloop.cli.screen import console, counting, print_whole, tell_of_more, write, write_json
 from truthloop.monitor.documents import ImageItem, ImagePage, State
 
 if TYPE_CHECKING:
@@ -76,13 +76,14 @@ def _line(item: ImageItem) -> str:
 
 def _show(page: ImagePage, state: State | None) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     if not page.items:
         console().print(f"No image is {state}." if state else "There are no images.")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("image", overflow="fold")
+    table.add_column("image", no_wrap=True)
     table.add_column("states")
     for item in page.items:
-        table.add_row(item.image_id, ", ".join(item.states))
-    console().print(table)
+        table.add_row(Text(item.image_id), ", ".join(item.states))
+    print_whole(table)

@@ -1,34 +1,51 @@
-"""`truthloop jobs ...` and `truthloop batches ...`."""
+"""`truthloop jobs ...`."""
 
+import errno
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from truthloop.cli.options import Debug, Json, open_workspace, png_path, read_file
-from truthloop.cli.screen import console, count, messages, number_of, tell_of_more, write, write_file, write_json
-from truthloop.errors import FileRefused, NotFound
+from truthloop.cli.options import (
+    DEFAULT_LIMIT,
+    After,
+    Debug,
+    Json,
+    Limit,
+    naming,
+    open_workspace,
+    png_path,
+    read_file,
+)
+from truthloop.cli.screen import (
+    console,
+    count,
+    messages,
+    number_of,
+    print_fields,
+    print_whole,
+    tell_next,
+    tell_of_more,
+    utc,
+    write_file,
+    write_json,
+)
+from truthloop.errors import Conflict, FileRefused, ImageRefused, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from rich.table import Table
 
-    from truthloop.predict.documents import Batch, BatchPage, Job, JobPage
+    from truthloop.predict.documents import Job, JobPage
     from truthloop.predict.results import JobResult
     from truthloop.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, help="Inference jobs: one model over one image.")
-batches = typer.Typer(no_args_is_help=True, help="Batches: one model over many images of the workspace.")
 
-DEFAULT_LIMIT = 20
 # As many labels, boxes or objects of a result as the screen shows.
 SHOWN = 20
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="The job's id.")]
-BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="The batch's id.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Its name; `truthloop models list` names them.")]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="A file, or the id of an image of the workspace.")]
 SomeImage = Annotated[
@@ -47,8 +64,6 @@ Tolerance = Annotated[
         help="Of a segmentation model: how far outlines may stray.",
     ),
 ]
-Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")]
-After = Annotated[str | None, typer.Option("--after", metavar="ID", help="Only those that come after this one.")]
 
 
 @app.command("list")
@@ -71,7 +86,7 @@ def list_jobs(
     elif not page.items:
         console().print("There is no such job." if after or state or model else "There are no jobs yet.")
     else:
-        console().print(_jobs_table(page))
+        print_whole(_jobs_table(page))
         if page.next is not None:
             tell_of_more(
                 "jobs list", page.next, limit=limit, default_limit=DEFAULT_LIMIT, state=state, model=model
@@ -96,13 +111,14 @@ def create(
 ) -> None:
     """Create a job that waits for `truthloop jobs execute`."""
     with open_workspace(create=False) as workspace:
-        job = workspace.jobs.create(
-            model,
-            **_image(workspace, image),
-            deadline_seconds=deadline,
-            options={"tolerance": tolerance},
-        )
+        given = _image(workspace, image)
+        with naming(image if "image" in given else None):
+            job = workspace.jobs.create(
+                model, **given, deadline_seconds=deadline, options={"tolerance": tolerance}
+            )
         _show_job(job, as_json=as_json)
+    if not as_json:
+        tell_next(f"To execute it: truthloop jobs execute {job.id}{'' if job.image_id else ' IMAGE'}")
 
 
 @app.command("execute")
@@ -114,7 +130,12 @@ def execute(
 ) -> None:
     """Put a created job into the queue."""
     with open_workspace(create=False) as workspace:
-        _show_job(workspace.jobs.execute(job_id, **_image(workspace, image)), as_json=as_json)
+        given = _image(workspace, image)
+        with naming(image if "image" in given else None):
+            job = workspace.jobs.execute(job_id, **given)
+        _show_job(job, as_json=as_json)
+    if not as_json:
+        _tell_of_result(job.id)
 
 
 @app.command("submit")
@@ -130,18 +151,34 @@ def submit(
     as_json: Json = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Create a job and put it into the queue at once."""
+    """Create a job and put it into the queue at once.
+
+    With `--wait` and `--json` the answer is the result; where there is none, or none yet, it is the job as it
+    stands, with its `id`, and the exit code is 1.
+    """
     with open_workspace(create=False) as workspace:
-        job = workspace.jobs.submit(
-            model,
-            **_image(workspace, image),
-            deadline_seconds=deadline,
-            options={"tolerance": tolerance},
-        )
+        given = _image(workspace, image)
+        with naming(image if "image" in given else None):
+            job = workspace.jobs.submit(
+                model, **given, deadline_seconds=deadline, options={"tolerance": tolerance}
+            )
         if wait is None:
             _show_job(job, as_json=as_json)
-        else:
-            _wait_and_show(workspace, job.id, wait, plot=None, as_json=as_json)
+            if not as_json:
+                _tell_of_result(job.id)
+            return
+        try:
+            _show_found(workspace, job.id, _wait(workspace, job.id, wait), plot=None, as_json=as_json)
+        except KeyboardInterrupt:
+            _tell_that_it_goes_on(job.id)
+            raise
+        except (Conflict, Unavailable) as error:
+            # Whoever made the job must get its id, whatever comes of the waiting.
+            if as_json:
+                write_json(workspace.jobs.get(job.id) if isinstance(error, Conflict) else job)
+            elif isinstance(error, Unavailable):
+                _tell_that_it_goes_on(job.id)
+            raise
 
 
 @app.command("cancel")
@@ -179,79 +216,7 @@ def result(
 ) -> None:
     """Show what a job found."""
     with open_workspace(create=False) as workspace:
-        _wait_and_show(workspace, job_id, wait, plot=plot, as_json=as_json)
-
-
-@batches.command("list")
-def list_batches(
-    state: Annotated[
-        str | None,
-        typer.Option("--state", metavar="STATE", help="queued, running, succeeded, failed or cancelled."),
-    ] = None,
-    limit: Limit = DEFAULT_LIMIT,
-    after: After = None,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """List the batches, the newest first."""
-    with open_workspace(create=False) as workspace:
-        page = workspace.batches.list(state, limit=limit, after=after)
-    if as_json:
-        write_json(page)
-    elif not page.items:
-        console().print("There is no such batch." if after or state else "There are no batches yet.")
-    else:
-        console().print(_batches_table(page))
-        if page.next is not None:
-            tell_of_more("batches list", page.next, limit=limit, default_limit=DEFAULT_LIMIT, state=state)
-
-
-@batches.command("show")
-def show_batch(batch_id: BatchId, as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
-    """Show a batch and how far it has come."""
-    with open_workspace(create=False) as workspace:
-        _show_batch(workspace.batches.get(batch_id), as_json=as_json)
-
-
-@batches.command("cancel")
-def cancel_batch(batch_id: BatchId, as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
-    """Stop a batch; what it has recorded stays."""
-    with open_workspace(create=False) as workspace:
-        _show_batch(workspace.batches.cancel(batch_id), as_json=as_json)
-
-
-@batches.command("resume")
-def resume_batch(batch_id: BatchId, as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG001
-    """Go on with a batch that was cancelled or has failed; workers take it up."""
-    with open_workspace(create=False) as workspace:
-        _show_batch(workspace.batches.resume(batch_id), as_json=as_json)
-
-
-@batches.command("results")
-def batch_results(
-    batch_id: BatchId,
-    as_json: Json = False,
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """Print what a batch found and which images it refused, one a line; recorded boxes are in `bbox.model`."""
-    with open_workspace(create=False) as workspace:
-        if (version := workspace.batches.get(batch_id).record_as) is not None:
-            messages().print(
-                f"Its boxes are in `bbox.model`, under model version {version}; here are only refused images.",
-                style="dim",
-                markup=False,
-            )
-        after = None
-        while True:
-            page = workspace.batches.results(batch_id, limit=1000, after=after)
-            for found in page.items:
-                if as_json:
-                    write_json(found, one_line=True)
-                else:
-                    write("\t".join((found.image_id, found.error or _in_a_line(found))))
-            after = page.next
-            if after is None:
-                return
+        _show_found(workspace, job_id, _wait(workspace, job_id, wait), plot=plot, as_json=as_json)
 
 
 def _image(workspace: "Workspace", image: str | None) -> dict[str, Any]:
@@ -264,24 +229,66 @@ def _image(workspace: "Workspace", image: str | None) -> dict[str, Any]:
     if image is None:
         return {}
     path = Path(image)
-    with suppress(OSError):  # a name that no file can have may be an image's id
-        if path.is_dir():
-            raise FileRefused(f"{path} is a folder. Name a file; for many images there is `truthloop predict`.")
-        if path.exists():
-            return {"image": read_file(path, max_bytes=workspace.settings.max_image_bytes)}
+    if _is_file(path):
+        return {"image": read_file(path, max_bytes=workspace.settings.max_image_bytes)}
     try:
         return {"image_id": workspace.image(image).image_id}
     except NotFound:
-        if path.suffix or path.name != image:
+        if (path.suffix or path.name != image) and not _is_known(workspace, image):
             raise FileRefused(
                 f"There is no file {image}. Name one, or the id of an image of the workspace."
             ) from None
         raise
 
 
-def _wait_and_show(
-    workspace: "Workspace", job_id: str, seconds: float, *, plot: Path | None, as_json: bool
-) -> None:
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        FileRefused: it is a folder, or it can't be told.
+    """
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        if error.errno in (
+            errno.ENAMETOOLONG,
+            errno.EINVAL,
+        ):  # no file can have such a name; an image's id may be it
+            return False
+        raise FileRefused(f"{path} can't be read: {error.strerror}. Name a file that can be.") from error
+    if is_folder:
+        raise FileRefused(f"{path} is a folder. Name a file; for many images there is `truthloop predict`.")
+    return is_there
+
+
+def _is_known(workspace: "Workspace", image_id: str) -> bool:
+    """Whether an image of the workspace has this id, with pixels here or without."""
+    from truthloop.ingest.images import find_image
+
+    try:
+        find_image(workspace.store, image_id)
+    except NotFound:
+        return False
+    except ImageRefused:  # only its documents were loaded
+        return True
+    return True
+
+
+def _tell_of_result(job_id: str) -> None:
+    tell_next(f"Its result: truthloop jobs result {job_id} --wait 60")
+
+
+def _tell_that_it_goes_on(job_id: str) -> None:
+    messages().print(
+        f"Job {job_id} goes on. Its result: truthloop jobs result {job_id} --wait 60\n"
+        f"To cancel it: truthloop jobs cancel {job_id}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _wait(workspace: "Workspace", job_id: str, seconds: float) -> list[str]:
+    """Waits until the job has ended or time is up; returns what it waits for, which has been said."""
     from truthloop.cli.screen import waiting
 
     told: list[str] = []
@@ -294,14 +301,24 @@ def _wait_and_show(
     if seconds:
         with waiting("Waiting for the job ..."):
             workspace.jobs.wait(job_id, seconds=seconds, progress=tell)
+    return told
+
+
+def _show_found(workspace: "Workspace", job_id: str, told: list[str], *, plot: Path | None, as_json: bool) -> None:
+    """Shows the result of a job.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it has no result, or not yet; the text says why.
+    """
     try:
         found = workspace.jobs.result(job_id)
     except NotFound as error:
+        job = workspace.jobs.get(job_id)  # is there, or it is this that says that it isn't
         if as_json:
-            raise
+            raise Conflict(str(error)) from error
         if told:  # why it waits has been said above; a program reads it in the problem
-            raise NotFound(re.sub(f": {re.escape(told[-1])}$", ".", str(error))) from error
-        job = workspace.jobs.get(job_id)
+            raise Conflict(re.sub(f": {re.escape(told[-1])}$", ".", str(error))) from error
         if job.state == "queued" and job.error is None:  # else the error says why it waits
             messages().print(
                 "It waits for a worker: `truthloop up` has one, `truthloop worker` is one. "
@@ -309,7 +326,7 @@ def _wait_and_show(
                 markup=False,
                 soft_wrap=True,
             )
-        raise
+        raise Conflict(str(error)) from error
     if plot is not None:
         write_file(plot, workspace.jobs.picture(job_id))
     if as_json:
@@ -322,7 +339,7 @@ def _show_job(job: "Job", *, as_json: bool) -> None:
     if as_json:
         write_json(job)
         return
-    _fields(
+    print_fields(
         ("job", job.id),
         ("state", job.state),
         ("model", f"{job.model} {job.model_version}"),
@@ -330,44 +347,10 @@ def _show_job(job: "Job", *, as_json: bool) -> None:
         ("attempts", str(job.attempts) if job.attempts else None),
         ("error", job.error),
         ("deadline", _span(job.deadline_seconds) if job.deadline_seconds else None),
-        ("created", _time(job.created_at)),
-        ("started", _time(job.started_at)),
-        ("finished", _time(job.finished_at)),
+        ("created", utc(job.created_at)),
+        ("started", utc(job.started_at)),
+        ("finished", utc(job.finished_at)),
     )
-
-
-def _show_batch(batch: "Batch", *, as_json: bool) -> None:
-    if as_json:
-        write_json(batch)
-        return
-    _fields(
-        ("batch", batch.id),
-        ("state", batch.state),
-        ("model", f"{batch.model} {batch.model_version}"),
-        ("images", batch.query or "listed"),
-        ("recorded as", batch.record_as),
-        ("newer there", batch.newer_version),
-        ("done", f"{count(batch.done)} of {count(batch.total)}"),
-        ("predicted", count(batch.predicted)),
-        ("already there", count(batch.already_there) if batch.already_there else None),
-        ("refused", count(batch.refused) if batch.refused else None),
-        ("error", batch.error),
-        ("created", _time(batch.created_at)),
-        ("finished", _time(batch.finished_at)),
-    )
-
-
-def _fields(*rows: tuple[str, str | None]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        if value is not None:
-            table.add_row(name, Text(value))
-    console().print(table)
 
 
 def _jobs_table(page: "JobPage") -> "Table":
@@ -378,28 +361,11 @@ def _jobs_table(page: "JobPage") -> "Table":
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("job", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("model", overflow="fold")
+    table.add_column("model")
     table.add_column("created UTC", no_wrap=True)
     for job in page.items:
         colour = {"failed": "red", "succeeded": "green"}.get(job.state, "")
-        table.add_row(job.id, Text(job.state, colour), job.model, f"{job.created_at:%m-%d %H:%M}")
-    return table
-
-
-def _batches_table(page: "BatchPage") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("batch", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("model", overflow="fold")
-    table.add_column("done", justify="right")
-    table.add_column("images", justify="right")
-    table.add_column("refused", justify="right")
-    for batch in page.items:
-        refused = Text(count(batch.refused), "red" if batch.refused else "")
-        table.add_row(batch.id, batch.state, batch.model, count(batch.done), count(batch.total), refused)
+        table.add_row(job.id, Text(job.state, colour), Text(job.model), f"{job.created_at:%m-%d %H:%M}")
     return table
 
 
@@ -410,7 +376,9 @@ def _show_result(found: "JobResult") -> None:
     out = console()
     out.print(f"Job {found.job_id}", markup=False)
     out.print(
-        f"{found.model} {found.model_version} on {found.image_id} ({found.width} x {found.height})", markup=False
+        f"{found.model} {found.model_version} on {found.image_id} ({found.width} x {found.height})",
+        markup=False,
+        soft_wrap=True,
     )
     if not rows:
         out.print("It found nothing.")
@@ -428,15 +396,6 @@ def _show_result(found: "JobResult") -> None:
         out.print(f"{number_of(len(found.objects), 'object')}; --json has their outlines.")
 
 
-def _in_a_line(found: Any) -> str:
-    """The best of what was found in one image."""
-    if found.labels is not None:
-        return ", ".join(f"{label.label} {label.score:.2f}" for label in found.labels[:3])
-    if found.boxes is not None:
-        return number_of(len(found.boxes), "box")
-    return number_of(len(found.objects or []), "object")
-
-
 def _span(seconds: float) -> str:
     """A span of time for people, to three digits.
 
@@ -447,7 +406,3 @@ def _span(seconds: float) -> str:
         if seconds < up_to:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds / 86_400:.3g} days"
-
-
-def _time(time: "datetime | None") -> str | None:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time is not None else None

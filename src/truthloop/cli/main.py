@@ -1,6 +1,7 @@
 """The command `truthloop`: composes the stages' commands, and turns errors into lines and exit codes."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typer.core import TyperGroup
 
 from truthloop import __version__
 from truthloop.cli import (
+    batches,
     dataset,
     doctor,
     events,
@@ -92,7 +94,7 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(models.app, name="models")
 app.command("predict")(predict.predict)
 app.add_typer(jobs.app, name="jobs")
-app.add_typer(jobs.batches, name="batches")
+app.add_typer(batches.app, name="batches")
 app.command("worker")(worker.run_worker)
 app.command("relay")(relay.run_relay)
 app.command("simulate")(simulate.run_simulation)
@@ -110,6 +112,9 @@ def main() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # All is done and said: Ctrl-C in what Python still has to do ends it, without a word on what it was.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
     sys.exit(code)
 
 
@@ -126,7 +131,9 @@ def run(arguments: Sequence[str]) -> int:
             return WRONG_USE
         if debug:
             traceback.print_exc()
-        text = _one_line(text).replace("Value error, ", "").rstrip(".") + "."
+        text = _one_line(text).replace("Value error, ", "")
+        if not text.endswith("?"):  # as in "Did you mean 'jobs'?"
+            text = text.rstrip(".") + "."
         _complain(text, title="Wrong use", status=422, as_json=as_json, hint=_help_hint(error))
         return WRONG_USE
     except TruthloopError as error:
@@ -148,6 +155,8 @@ def run(arguments: Sequence[str]) -> int:
             as_json=as_json,
         )
         return FAILED
+    except KeyboardInterrupt:  # before or after the command itself, which has its own way to say so
+        code = INTERRUPTED
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Json, png_path, read_file
-from truthloop.cli.screen import console, messages, number_of, percent, write_file, write_json
+from truthloop.cli.options import Debug, Json, keep_apart, naming, png_path, read_file
+from truthloop.cli.screen import console, messages, number_of, percent, print_whole, write_file, write_json
 from truthloop.errors import InputRefused, TruthloopError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def list_all(as_json: Json = False, debug: Debug = False) -> None:  # noqa: ARG0
         table.add_row(item.name, item.version, item.task, item.licence, _state(item))
     for bad in models.unusable:
         table.add_row(_escaped(bad.name), "", "", "", "[bold red]unusable[/]")
-    console().print(table)
+    print_whole(table)
     for bad in models.unusable:
         messages().print(f"{bad.name}: {bad.reason}", style="yellow", markup=False, soft_wrap=True)
     if models.warning is not None:
@@ -168,6 +168,7 @@ def try_model(
     Edges and classes are fractions of the upright image. With `--json` the answer is `labels`, or `boxes`, or
     `classes` with `objects`, as the model's task is.
     """
+    keep_apart(image, plot=plot)
     from truthloop.models.catalogue import Catalogue
     from truthloop.settings import load_settings
 
@@ -185,13 +186,14 @@ def read_image(path: Path, settings: "Settings") -> "Pixels":
 
     Raises:
         FileRefused: it can't be read.
-        ImageRefused: it is no image that is taken.
+        ImageRefused: it is no image that is taken; the text names it.
     """
     from truthloop.ingest.image_file import check, decode
 
     data = read_file(path, max_bytes=settings.max_image_bytes)
-    checked = check(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    return decode(checked.upright, max_pixels=settings.max_image_pixels)
+    with naming(path):
+        checked = check(data, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+        return decode(checked.upright, max_pixels=settings.max_image_pixels)
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """The options that the commands share, and the opening of the workspace and of the files that they name."""
 
+import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.errors import FileRefused
+from truthloop.errors import FileRefused, ImageRefused, InputRefused
 
 if TYPE_CHECKING:
     from truthloop.settings import Settings
@@ -22,6 +23,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait for MongoDB, and for the workspace, where they aren't there yet.")
 ]
+# Of the lists of jobs and of batches.
+DEFAULT_LIMIT = 20
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1000, help="At most so many.")]
+After = Annotated[str | None, typer.Option("--after", metavar="ID", help="Only those that come after this one.")]
 Heartbeat = Annotated[
     Path | None,
     typer.Option(
@@ -50,6 +55,47 @@ def png_path(path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() not in ("", ".png"):
         raise typer.BadParameter(f"{path} isn't a PNG file by its name. Name one that ends in .png.")
     return file_path(path)
+
+
+def keep_apart(image: Path | None, **outputs: Path | None) -> None:
+    """Refuses to write over the image that is read, or two outputs into one file, before any work is done.
+
+    Args:
+        image: the file that is read, if any.
+        outputs: the files to be written, by their options' names without the dashes; None for those not given.
+
+    Raises:
+        InputRefused: naming the option.
+    """
+    before = {"": image}
+    for option, path in outputs.items():
+        for other, taken in before.items():
+            if path is not None and taken is not None and _is_one_file(path, taken):
+                what = f"the same file as --{other}" if other else "the image that is read"
+                raise InputRefused(
+                    f"--{option} {path} is {what}, which would be lost. Name another file.",
+                    errors={f"--{option}": f"is {what}"},
+                )
+        before[option] = path
+
+
+def _is_one_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file, by whatever names; /dev/null takes all there is to write."""
+    with suppress(OSError):
+        if a.exists() and b.exists():
+            return a.samefile(b) and a.is_file()
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+@contextmanager
+def naming(image: "Path | str | None") -> Iterator[None]:
+    """Puts the name of the image file before the reason for which it is refused; None where it is no file."""
+    try:
+        yield
+    except ImageRefused as error:
+        if image is None:
+            raise
+        raise ImageRefused(f"{image}: {error}", errors=error.errors) from error
 
 
 def read_file(path: Path, *, max_bytes: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from truthloop.cli.options import Debug, Json, file_path, png_path, read_file
+from truthloop.cli.options import Debug, Json, file_path, keep_apart, naming, png_path, read_file
 from truthloop.cli.screen import console, count, messages, number_of, percent, write_file, write_json
 from truthloop.errors import InputRefused
 
@@ -61,16 +61,18 @@ def outline_image(
     """
     if rle and coco is None:
         raise InputRefused("--rle says how the masks in a COCO file are written: give --coco FILE as well.")
+    keep_apart(image, plot=plot, svg=svg, coco=coco)
     from truthloop.ingest.image_file import too_many_bytes
     from truthloop.predict.outlines import outline
     from truthloop.settings import load_settings
 
     settings = load_settings()
     data = read_file(image, max_bytes=settings.max_image_bytes)
-    if len(data) > settings.max_image_bytes:
-        raise too_many_bytes(settings.max_image_bytes)
-    with _fetching(model) as progress:
-        found = outline(settings, data, model=model, tolerance=tolerance, progress=progress)
+    with naming(image):
+        if len(data) > settings.max_image_bytes:
+            raise too_many_bytes(settings.max_image_bytes)
+        with _fetching(model) as progress:
+            found = outline(settings, data, model=model, tolerance=tolerance, progress=progress)
     _write_files(found, image.name, plot=plot, svg=svg, coco=coco, rle=rle)
     if as_json:
         write_json(found.outlines)

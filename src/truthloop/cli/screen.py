@@ -14,9 +14,11 @@ from truthloop.errors import FileRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
     from pathlib import Path
 
     from pydantic import BaseModel
+    from rich.table import Table
 
 
 class _Console(Console):
@@ -56,6 +58,45 @@ def messages() -> Console:
     return _Console(
         highlight=False, stderr=True, soft_wrap=not is_terminal, width=None if is_terminal else UNBROKEN
     )
+
+
+def print_whole(table: "Table") -> None:
+    """A table to the standard output, of which no word is broken, nor a line of a column that isn't wrapped.
+
+    Ids are read and copied from it: where the screen is too narrow for them, the table is wider than the screen.
+    """
+    from rich.cells import cell_len
+    from rich.measure import Measurement
+    from rich.text import Text
+
+    for column in table.columns:
+        cells = [column.header, *column.cells]
+        texts = [cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain for cell in cells]
+        parts = texts if column.no_wrap else [word for text in texts for word in text.split()]
+        column.min_width = max(map(cell_len, parts), default=1)
+    out = console()
+    needed = Measurement.get(out, out.options.update(width=UNBROKEN), table).minimum
+    out.width = max(out.width, needed)  # else Rich would leave out columns
+    out.print(table, crop=False)
+
+
+def print_fields(*rows: tuple[str, str | None]) -> None:
+    """Names and values under each other, without those that are None."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        if value is not None:
+            table.add_row(name, Text(value))
+    print_whole(table)
+
+
+def utc(time: "datetime | None") -> str | None:
+    """A time for people."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time is not None else None
 
 
 def write(text: str) -> None:
@@ -147,6 +188,11 @@ def write_file(path: "Path", data: bytes) -> None:
     messages().print(f"Wrote {path}.", markup=False, soft_wrap=True)
 
 
+def tell_next(text: str) -> None:
+    """What may be done next, for a person who reads along."""
+    messages().print(text, style="dim", markup=False, soft_wrap=True)
+
+
 def tell_of_more(command: str, after: object, *, limit: int, default_limit: int, **only: str | None) -> None:
     """Names the command that lists the next page of the same list.
 
@@ -161,4 +207,4 @@ def tell_of_more(command: str, after: object, *, limit: int, default_limit: int,
 
     given = {"after": str(after), **only, "limit": str(limit) if limit != default_limit else None}
     options = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value is not None)
-    messages().print(f"There are more: truthloop {command}{options}", style="dim", markup=False, soft_wrap=True)
+    tell_next(f"There are more: truthloop {command}{options}")

@@ -8,11 +8,15 @@ from truthloop.cli.options import Debug, Json, open_workspace
 from truthloop.cli.screen import console, count, waiting, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
 
-    from truthloop.datasets.why import DatasetStory, NowStory, PredictionStory, Story
+    from truthloop.datasets.why import DatasetStory, NowStory, PredictionStory, SeenBox, Story
+
+# As many boxes of a prediction as the screen says label and score of; JSON has all.
+SHOWN = 20
 
 
 def tell(
@@ -74,7 +78,19 @@ def _prediction(prediction: "PredictionStory") -> list[str]:
         f"  {audit.auditor or '?'}: {_SAID[audit.correct]} (task {audit.task_version or '?'}{_at(audit.at, ', ')})"
         for audit in prediction.audits
     ]
-    return [f"model {prediction.model_version or '?'}: {seen}, {verdict}", *audits]
+    by = f" by {prediction.model.name} {prediction.model.version or '?'}" if prediction.model is not None else ""
+    labels = [f"  {_labels(prediction.seen)}"] if prediction.seen else []
+    return [f"model {prediction.model_version or '?'}{by}: {seen}, {verdict}", *labels, *audits]
+
+
+def _labels(boxes: "Sequence[SeenBox]") -> str:
+    """The label and score of the first boxes, and how many more there are."""
+    told = [
+        " ".join([box.label or "no label", *([f"{box.score:.3f}"] if box.score is not None else [])])
+        for box in boxes[:SHOWN]
+    ]
+    more = [f"and {count(len(boxes) - SHOWN)} more"] if len(boxes) > SHOWN else []
+    return ", ".join([*told, *more])
 
 
 def _version(story: "DatasetStory") -> str:

@@ -1,5 +1,6 @@
 """The verb `why`: one image's whole story, from its documents, the versions of the dataset, and the log."""
 
+import math
 from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -32,11 +33,32 @@ class AuditStory(Answer):
     at: datetime | None
 
 
+class ModelStory(Answer):
+    """Which model made a prediction, as its document says it."""
+
+    name: str
+    version: str | None
+
+
+class SeenBox(Answer):
+    """What a model says of one of its boxes."""
+
+    label: str | None
+    score: float | None
+
+
 class PredictionStory(Answer):
     """What one model version saw, and what was said about it."""
 
     model_version: str | None
+    model: ModelStory | None = Field(
+        description="Null where the prediction doesn't say; those of `truthloop predict` do."
+    )
     boxes: int | None = Field(description="Null where they can't be read.")
+    seen: list[SeenBox] = Field(
+        description="Label and score of each box, in the document's order, null where it has none; empty where no "
+        "box has either."
+    )
     stored: bool = Field(description="False where there are audits of a prediction that isn't stored.")
     verdict: bool | None
     audits: list[AuditStory]
@@ -137,13 +159,27 @@ def _predictions(predictions: list[Any], audits: list[Any]) -> list[PredictionSt
         found.append(
             PredictionStory(
                 model_version=version,
+                model=_model(mine[0].get("model")) if mine else None,
                 boxes=len(bboxes) if isinstance(bboxes, list) else None,
+                seen=_seen(bboxes),
                 stored=bool(mine),
                 verdict=verdict_on(version, audits) if version is not None else None,
                 audits=sorted(map(_audit, said), key=lambda audit: (audit.at is None, str(audit.at))),
             )
         )
     return found
+
+
+def _model(provenance: object) -> ModelStory | None:
+    if not isinstance(provenance, dict) or (name := _text(provenance.get("name"))) is None:
+        return None
+    return ModelStory(name=name, version=_text(provenance.get("version")))
+
+
+def _seen(bboxes: object) -> list[SeenBox]:
+    boxes = [each if isinstance(each, dict) else {} for each in bboxes] if isinstance(bboxes, list) else []
+    seen = [SeenBox(label=_text(box.get("label")), score=_number(box.get("score"))) for box in boxes]
+    return seen if any(box.label is not None or box.score is not None for box in seen) else []
 
 
 def _audit(document: Document) -> AuditStory:
@@ -225,6 +261,13 @@ def _in_version(store: Store, found: dict[str, Any], image_id: str) -> DatasetSt
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    """A number that JSON has; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _moment(value: object) -> datetime | None:

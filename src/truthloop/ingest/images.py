@@ -1,8 +1,9 @@
 """Images: a file becomes a blob and an entry in `metadata`, each of them once."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from heapq import merge
 from typing import Any, Literal
 
 from bson.binary import Binary
@@ -20,6 +21,7 @@ from truthloop.ingest.image_file import check
 from truthloop.ingest.image_header import MEDIA_TYPES, media_type_of
 from truthloop.settings import Settings
 from truthloop.store.connection import Store
+from truthloop.store.in_order import in_order
 
 Document = dict[str, Any]
 
@@ -192,6 +194,27 @@ def named_by_images(store: Store, keys: Collection[str]) -> set[str]:
             # With the type, since the index holds texts alone: documents that were loaded have no file.
             *store[METADATA].distinct("blob", {"blob": {**which, "$type": "string"}}),
         }
+
+
+def keys_of_images(store: Store) -> Iterator[str]:
+    """The keys of the blobs under which images' files lie, in order, each at least once; memory doesn't grow."""
+
+    def keys(field: str) -> Iterator[str]:
+        # An id may look like a key, and its document have no pixels; or it is none, and the document has.
+        has_pixels, fields = {"blob": {"$type": "string"}}, ("image_id", "blob", "width", "height")
+        for document in in_order(store, METADATA, field, also=has_pixels, fields=fields):
+            if is_key(document[field]) and "image_id" in document and _stored(document) is not None:
+                yield document[field]
+
+    return merge(keys("image_id"), keys("blob"))
+
+
+def image_with(store: Store, key: str) -> str | None:
+    """The id of an image that has a blob of this key, upright or as it was received."""
+    either = {"$or": [{"image_id": key}, {"blob": key}], "blob": {"$type": "string"}}
+    with store.errors():
+        found = store[METADATA].find_one(either, {"_id": 0, "image_id": 1})
+    return None if found is None else str(found.get("image_id"))
 
 
 def image_of(store: Store, blobs: Blobs, image_id: str) -> ImageFacts:

@@ -13,11 +13,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from heapq import merge
+from itertools import islice
 
-from truthloop.blobs import Blobs
+from truthloop.blobs import PAGE, Blobs, StoredFile
 from truthloop.errors import TruthloopError
 from truthloop.ingest.images import named_by_images
 from truthloop.logs import get_logger
+from truthloop.monitor.missing_files import Comparison, Missing
 from truthloop.predict.files import named_by_jobs
 from truthloop.store import lease as leases
 from truthloop.store.connection import Store
@@ -51,6 +54,7 @@ class FilesFound:
     unnamed: Amount = field(default_factory=Amount)  # of these, named by no document and older than `SAFE_AGE`
     aside: Amount = field(default_factory=Amount)  # set aside before, and not yet gone
     removed: Amount = field(default_factory=Amount)  # of those set aside before, for good now
+    missing: Missing = field(default_factory=Missing)  # what documents name and is neither there nor set aside
     others: list[str] = field(default_factory=list)  # the ids of other workspaces whose files lie there, too
 
 
@@ -87,7 +91,8 @@ def look(
     """Counts the files that no document names, and sets them aside where they are to be removed.
 
     The listing is a stream, and names are looked up for a page of it at once, so memory doesn't grow with it.
-    Where other workspaces keep their files, too, nothing is looked at, since what they name isn't known here.
+    Where other workspaces keep their files, too, only those that are missing are found, since what others name
+    isn't known here.
 
     Args:
         store: the workspace.
@@ -125,27 +130,41 @@ def forget_old(store: Store, blobs: Blobs, *, stop: threading.Event | None = Non
 
 def _look(store: Store, blobs: Blobs, lost: threading.Event | None, progress: Callable[[int], None]) -> FilesFound:
     """Args: `lost` is set when the place of the one who removes is; None where nothing is to be removed."""
-    before = blobs.mark() - SAFE_AGE
+    # Only who removes something claims the place: another's, looked at by mistake, is left as it was.
+    before = (blobs.now() if lost is None else blobs.mark()) - SAFE_AGE
     found = FilesFound(others=blobs.others())
-    if found.others:
-        return found
-    for page in blobs.files_aside():
-        for each in page:
-            found.aside.add(each.size)
-    for page in blobs.files():
-        for each in page:
-            found.stored.add(each.size)
-        old = {each.key: each.size for each in page if each.modified < before}
+    comparison = Comparison(store, blobs.is_kept)
+    looked = 0
+    for page in _together(blobs):
+        comparison.listed([each.key for each, _ in page])
+        looked += len(page)
+        progress(looked)
+        if found.others:
+            continue
+        for each, is_aside in page:
+            (found.aside if is_aside else found.stored).add(each.size)
+        old = {each.key: each.size for each, is_aside in page if not is_aside and each.modified < before}
         for key in {*old} - _named(store, old) if old else ():
             found.unnamed.add(old[key])
             if lost is not None and not lost.is_set():
                 blobs.set_aside(key)
-        progress(found.stored.files)
+    found.missing = comparison.ended(lambda names: progress(looked + names))
+    if found.others:
+        return found
     for torn in blobs.torn(before):
         found.unnamed.add(torn.size)
         if lost is not None:
             blobs.remove_torn(torn.key)
     return found
+
+
+def _together(blobs: Blobs) -> Iterator[list[tuple[StoredFile, bool]]]:
+    """The files and whether each is set aside, in pages in the order of their keys, if the store lists in it."""
+    files = ((each, False) for page in blobs.files() for each in page)
+    aside = ((each, True) for page in blobs.files_aside() for each in page)
+    both = merge(files, aside)
+    while page := [*islice(both, PAGE)]:
+        yield page
 
 
 def _forget_old(store: Store, blobs: Blobs, lost: threading.Event, stop: threading.Event | None = None) -> Amount:

@@ -34,7 +34,9 @@ from truthloop.predict.record import (
     checked_version,
     choose_version,
     newer_than,
+    older_of_others,
     provenance,
+    recorded_versions,
     reserve_version,
     standing_versions,
 )
@@ -185,6 +187,32 @@ def unfinished(store: Store, *, entry: "CatalogueEntry", query: Query, record_as
     if found is None or found["state"] == BatchState.SUCCEEDED:
         return None
     return Batch.of(found)
+
+
+def goes_on(batch: Batch) -> str:
+    """How a batch that is left open is gone on with, and what ends it; a sentence for people. Pure."""
+    # A list of images is asked anew each time; only a query is found again.
+    by = "the same command goes on with it, and so does a worker" if batch.query else "a worker goes on with it"
+    return f"Batch {batch.id} stays open: {by} that has the model; `truthloop batches cancel {batch.id}` ends it."
+
+
+def outdone(store: Store, batch_id: str) -> tuple[str, str | None] | None:
+    """The newest version of another model that the one a batch recorded under outdoes; a scan of all predictions.
+
+    Of an image that has boxes under both, those of the batch count from now on. One that had no boxes before, as
+    those of the query `unprocessed`, has none under both.
+
+    Returns:
+        The version, and the name of the model whose boxes stand under it, None where they don't say. None where
+        the batch has recorded nothing, there are none such, or a newer one counts before the batch's anyway.
+
+    Raises:
+        NotFound: there is no such batch.
+    """
+    batch = stored_batch(store, batch_id)
+    if batch["record_as"] is None or not batch["predicted"] or batch["query"] == "unprocessed":
+        return None
+    return older_of_others(batch["record_as"], recorded_versions(store), batch["provenance"])
 
 
 def refusals(store: Store, batch_id: str) -> builtins.list[Refusals]:

@@ -19,7 +19,7 @@ def check_limit(limit: int) -> None:
 
 
 def checked_job_cursor(after: str) -> str:
-    """The cursor, if it has the form of a job's id.
+    """The cursor, if it has the form of the id of a job or of a batch.
 
     Raises:
         CursorRefused: it hasn't.
@@ -28,6 +28,6 @@ def checked_job_cursor(after: str) -> str:
         return checked_cursor(after)
     except CursorRefused:
         raise CursorRefused(
-            f"{after[:64]!r} isn't the id of a page's last job. Give the `next` of the page before.",
+            f"{after[:64]!r} isn't the id that a page of this list ends with. Give the `next` of the page before.",
             errors={"after": "not the `next` of a page"},
         ) from None

@@ -132,16 +132,58 @@ def newer_than(version: str, standing: Iterable[str]) -> str | None:
     return newest if newest != version else None
 
 
+def older_of_others(
+    version: str, recorded: Mapping[str, Sequence[object]], model: Mapping[str, Any]
+) -> tuple[str, str | None] | None:
+    """The newest version of another model that a version of this one outdoes, and that model's name. Pure.
+
+    Args:
+        version: under which this model's boxes stand.
+        recorded: by version, which models' boxes stand under it; None for boxes that don't say.
+        model: this one, as `provenance` gives it.
+
+    Returns:
+        The name is None where those boxes don't say whose they are. None where there are no such versions, or
+        where a newer one than this stands there, whose boxes count before these.
+
+    >>> older_of_others("10.0.0", {"2.0.0": [{"name": "faces"}], "1.0.0": [None]}, {"name": "people"})
+    ('2.0.0', 'faces')
+    >>> older_of_others("2.0.0", {"1.0.0": [{"name": "faces"}], "10.0.0": [None]}, {"name": "people"})
+    """
+    if newer_than(version, recorded) is not None:
+        return None
+    others = {
+        each: whose
+        for each, models in recorded.items()
+        if version_key(each) < version_key(version)
+        for whose in models
+        if whose != model
+    }
+    if not others:
+        return None
+    newest = max(others, key=version_key)
+    whose = others[newest]
+    name = whose.get("name") if isinstance(whose, Mapping) else None
+    return newest, name if isinstance(name, str) else None
+
+
 def standing_versions(store: Store) -> dict[str, list[object]]:
     """By model version, which models' boxes stand under it or are about to; a scan of all predictions."""
+    found = recorded_versions(store)
+    with store.errors():
+        for each in store[MODEL_VERSIONS].find({}):
+            found.setdefault(each["_id"], []).append(each["model"])
+    return found
+
+
+def recorded_versions(store: Store) -> dict[str, list[object]]:
+    """By model version, which models' boxes stand under it, None for those that don't say; a scan as above."""
     found: dict[str, list[object]] = {}
     group = {"$group": {"_id": {"version": "$model_version", "model": {"$ifNull": ["$model", None]}}}}
     with store.errors():
         for each in store[PREDICTIONS].aggregate([group]):
             if isinstance(version := each["_id"].get("version"), str):
                 found.setdefault(version, []).append(each["_id"].get("model"))
-        for each in store[MODEL_VERSIONS].find({}):
-            found.setdefault(each["_id"], []).append(each["model"])
     return found
 
 

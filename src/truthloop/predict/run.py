@@ -115,7 +115,7 @@ def work_batch(
             _load(loaded, stop, batch.model, batch.model_version)
         except ModelUnavailable as error:
             say_why_it_waits(store, batch_id, str(error))
-            raise
+            raise ModelUnavailable(f"{error} {batches.goes_on(batch)}") from error
         except (NotFound, InputRefused):
             pass  # the worker refuses the batch for it
     claim = slices_of(store, blobs, loaded, stop, worker="truthloop predict", batch_id=batch_id)

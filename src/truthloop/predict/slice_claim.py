@@ -216,6 +216,15 @@ def _next_images(store: Store, batch: Document, size: int) -> tuple[list[str], D
         after = page[-1]
 
 
+def is_any_unprocessed(store: Store) -> bool:
+    """Whether a batch of the query `unprocessed` would find an image at this moment.
+
+    The status may be a moment behind. Where there is none this reads all ids, as such a batch does.
+    """
+    ids, _, _ = _next_images(store, {"query": "unprocessed", "cursor": {"after": "", "index": 0}}, 1)
+    return bool(ids)
+
+
 def _page(store: Store, after: str) -> list[str]:
     """The next ids of `metadata`, in order, each as often as it stands there."""
     with store.errors():

@@ -36,6 +36,8 @@ AWAY_SECONDS = 60.0
 # After so long without any progress of the batch it has failed.
 AWAY_AT_MOST_SECONDS = 3600.0
 _ATTEMPTS = 10
+# How a worker begins to say that the blob store lacks an image's file; the file's own key comes after it.
+_GONE = "The image's file is gone."
 
 _IS_DONE: Document = {"$and": ["$exhausted", {"$eq": [{"$size": "$slices"}, 0]}]}
 # A stage of a change after which the batch has succeeded if no image is left and no slice is out.
@@ -132,7 +134,7 @@ class Slice:
             if outcome.prediction is not None:
                 predicted[image_id] = outcome.prediction
             else:
-                refused[image_id] = outcome.error or outcome.retry or ""
+                refused[image_id] = self._reason(outcome)
         boxes: dict[str, Boxes] | None = None
         results: list[Document] = []
         if self.batch["record_as"] is not None:
@@ -271,6 +273,14 @@ class Slice:
         else:
             record_batch(self.store, session, "progressed", batch)
         return True
+
+    def _reason(self, outcome: Outcome) -> str:
+        """Why an image is refused, in the same words for all that are refused for it: they are counted by it."""
+        reason = outcome.error or outcome.retry or ""
+        if reason.startswith(_GONE):
+            place = self.blobs.place
+            return f"{_GONE} It isn't in {place}. `truthloop ingest FOLDER` of the same files brings it back."
+        return reason
 
     def _result(self, image_id: str, fields: Document) -> Document:
         return {
