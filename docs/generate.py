@@ -203,9 +203,9 @@ def cli_page() -> str:
     lines = [
         "# Commands",
         "",
-        "Exit codes: 0 done, 1 the work failed (or some of it was refused), 2 wrong use, 130 ended by Ctrl-C before "
-        "it was done. `worker`, `relay` and `up` end with 0 after Ctrl-C or SIGTERM, since to be stopped is what "
-        "they wait for. "
+        "Exit codes: 0 done, 1 the work failed (or some of it was refused), 2 wrong use, 130 ended by Ctrl-C "
+        "before it was done. `worker`, `relay` and `up` end with 0 after Ctrl-C or SIGTERM, since to be stopped "
+        "is what they wait for. "
         "A file or folder that isn't there, or can't be read or written, is 1, whichever command names it. "
         "An error is one line on the standard error that says what to do; `--debug` shows its traceback. "
         "With `--json` the answer is JSON on the standard output, and an error is a problem document "
