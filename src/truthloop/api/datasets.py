@@ -120,7 +120,9 @@ STORY_EXAMPLE: dict[str, Any] = {
     "predictions": [
         {
             "model_version": "1.0.0",
+            "model": {"name": "opencv_faces", "version": "1"},
             "boxes": 2,
+            "seen": [{"label": "face", "score": 0.91}, {"label": "face", "score": 0.74}],
             "stored": True,
             "verdict": False,
             "audits": [
